@@ -1,0 +1,1 @@
+"""What a model is, and where its versions live. Imports neither ``service`` nor ``offline``."""

@@ -1,0 +1,1 @@
+"""Batch jobs: import data, train, evaluate, reindex. Each is ``python -m offline.<job>``."""

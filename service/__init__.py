@@ -1,0 +1,1 @@
+"""The online service: one request in, k items out."""

@@ -1,0 +1,18 @@
+"""What every test shares: one torch thread (the suite runs on two shared cores) and a clean environment."""
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("HATSTAND_") and name != "HATSTAND_TEST_DATA":
+            monkeypatch.delenv(name)
