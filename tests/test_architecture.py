@@ -1,0 +1,63 @@
+"""Who may import whom, and where each library lives; read from the source, not run."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("service", "model_store", "offline")
+FORBIDDEN = {
+    "model_store": {"service", "offline", "benchmarks", "tests"},
+    "service": {"offline", "benchmarks", "tests"},
+    "offline": {"service", "benchmarks", "tests"},
+}
+# library -> the paths that may import it
+HOMES = {
+    "faiss": ("model_store/index/",),
+    "redis": ("service/sessions/",),
+    "fastapi": ("service/app.py", "service/errors.py", "service/dependencies.py", "service/routes/", "service/auth.py"),
+    "starlette": ("service/app.py", "service/errors.py", "service/routes/", "service/metrics.py", "service/auth.py"),
+    "peft": ("model_store/", "offline/training/"),
+    "transformers": ("model_store/", "offline/training/"),
+    "prometheus_client": ("service/metrics.py", "service/routes/operations.py"),
+}
+
+
+def _sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def _imported_modules(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+    return modules
+
+
+@pytest.mark.parametrize("path", list(_sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way_and_each_library_has_one_home(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    roots = {name.split(".")[0] for name in _imported_modules(path)}
+    assert not roots & FORBIDDEN[relative.split("/")[0]]
+    for library, homes in HOMES.items():
+        if library in roots:
+            assert relative.startswith(homes), f"{relative} imports {library}, whose home is {homes}"
+
+
+def test_the_request_pipeline_knows_neither_http_nor_redis() -> None:
+    for path in (ROOT / "service/pipeline").glob("*.py"):
+        roots = {name.split(".")[0] for name in _imported_modules(path)}
+        assert not roots & {"fastapi", "starlette", "redis", "torch", "faiss"}, path
+
+
+def test_no_module_reads_the_environment_or_starts_work_when_imported() -> None:
+    for path in _sources():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) and "environ" in ast.dump(node):
+                pytest.fail(f"{path.relative_to(ROOT)} reads the environment at import")
