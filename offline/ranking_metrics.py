@@ -1,8 +1,8 @@
 """Ranking metrics over the whole catalogue, vectorised over users.
 
-A case is one user, one history and one target item. Everything follows from the rank of the target, 1 being the
-best: among items of equal score the lower item_index comes first, so that a rank never depends on the order in
-which a library happens to return ties.
+A case is one user, one history and one target item. Everything follows from the rank of the target, 1 being
+the best: among items of equal score the lower item_index comes first, so that a rank never depends on the
+order in which a library happens to return ties.
 """
 
 from collections.abc import Sequence

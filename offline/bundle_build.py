@@ -1,0 +1,126 @@
+"""Writes a bundle from an embedded catalogue: index, gates, files."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from safetensors.numpy import save_file
+
+from model_store.bundle import open_bundle
+from model_store.catalogue import Catalogue
+from model_store.errors import ArtifactError, InvalidInput
+from model_store.index import build_index, check_vectors, save_index
+from model_store.manifest import BundleManifest, ModelManifest
+from model_store.store import ModelStore
+from offline.embed_items import EmbeddedCatalogue
+from offline.item_shards import HASH_DTYPE, KnownEmbeddings
+
+LOGGER = logging.getLogger(__name__)
+# norms of one item tower lie close together; a row this far off is a broken text or broken weights
+MAX_NORM_RATIO = 1e3
+_BLOCK_ROWS = 65_536
+
+
+def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:
+    """Yields the embeddings of the newest readable bundle that the same item tower made, if there is one."""
+    for manifest in store.bundles():
+        if manifest.item_tower_hash != item_tower_hash:
+            continue
+        try:
+            bundle = open_bundle(store, manifest.bundle_id)
+        except ArtifactError as error:
+            LOGGER.warning("embeddings of bundle %s are not reused: %s", manifest.bundle_id, error)
+            continue
+        hashes = np.array(bundle.catalogue.column("content_hash").to_pylist(), dtype=HASH_DTYPE)
+        yield KnownEmbeddings(content_hashes=hashes, embeddings=bundle.embeddings)
+        return
+
+
+def build_bundle(
+    store: ModelStore,
+    model: ModelManifest,
+    catalogue: Catalogue,
+    embedded: EmbeddedCatalogue,
+    *,
+    factory: str,
+    min_recall: float,
+) -> BundleManifest:
+    """Builds the index, lets it pass the gates and adds the bundle to the store (without publishing it).
+
+    Raises:
+        InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
+    """
+    check_vectors(embedded.embeddings)
+    norms = check_norms(embedded.embeddings, catalogue)
+    built = build_index(embedded.embeddings, factory=factory)
+    if built.recall < min_recall:
+        raise InvalidInput(
+            f"index {built.factory} finds {built.recall:.4f} of the exact top 10, expected at least {min_recall}; "
+            "try --index auto"
+        )
+    report = {
+        "num_items": len(catalogue),
+        "embedding_dim": int(embedded.embeddings.shape[1]),
+        "norms": norms,
+        "index": {"factory": built.factory, "parameters": built.parameters, "recall": built.recall},
+        "gates": {"finite": True, "max_norm_ratio": MAX_NORM_RATIO, "min_recall": min_recall},
+        "tokens": {"total": int(embedded.tokens.offsets[-1]), "longest": int(embedded.tokens.lengths.max())},
+    }
+    live = store.live().bundles.get(model.kind)
+    with store.staging() as staged:
+        _write_files(staged, catalogue, embedded, report=report)
+        save_index(built.index, staged / "index.faiss")
+        return store.add_bundle(
+            staged,
+            model=model,
+            num_items=len(catalogue),
+            index_factory=built.factory,
+            index_parameters=built.parameters,
+            index_recall=built.recall,
+            parent=live,
+        )
+
+
+def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float]:
+    """Refuses embeddings whose norms differ by more than ``MAX_NORM_RATIO`` from the median.
+
+    Args:
+        embeddings: (N, D) float32.
+        catalogue: Names the item in the message.
+
+    Returns:
+        Smallest, median and largest norm.
+    """
+    blocks = range(0, len(embeddings), _BLOCK_ROWS)
+    norms = np.concatenate([np.linalg.norm(embeddings[i : i + _BLOCK_ROWS], axis=1) for i in blocks])
+    median = float(np.median(norms))
+    for row in (int(norms.argmin()), int(norms.argmax())):
+        if not median / MAX_NORM_RATIO <= norms[row] <= median * MAX_NORM_RATIO:
+            raise InvalidInput(
+                f"embedding of item {catalogue.item_ids[row]!r} has norm {norms[row]:.3g}, "
+                f"expected within a factor {MAX_NORM_RATIO:.0f} of the median {median:.3g}"
+            )
+    return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
+
+
+def _write_files(
+    staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue, *, report: dict[str, Any]
+) -> None:
+    columns = {name: catalogue.column(name) for name in ("item_id", "title", *catalogue.attribute_names)}
+    columns["popularity"] = pa.array(catalogue.popularity, pa.int64())
+    columns["content_hash"] = pa.array(
+        [value.decode() for value in embedded.tokens.content_hashes], pa.string()
+    )
+    pyarrow.parquet.write_table(pa.table(columns), staged / "items.parquet", compression="zstd")
+    # memory-mapped arrays go to disk without a copy in memory
+    save_file({"item_embeddings": embedded.embeddings}, staged / "item_embeddings.safetensors")
+    save_file(
+        {"token_ids": embedded.tokens.token_ids, "offsets": embedded.tokens.offsets},
+        staged / "item_tokens.safetensors",
+    )
+    (staged / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")

@@ -1,0 +1,89 @@
+"""Renders and tokenises a whole catalogue, block by block, so that memory holds one block of text at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_store.catalogue import Catalogue
+from model_store.hllm import HLLM
+from model_store.item_text import content_hash, item_text
+from offline.item_shards import HASH_DTYPE
+
+_BLOCK_ITEMS = 4096
+
+
+@dataclass(frozen=True)
+class CatalogueTokens:
+    """The token ids of every item, flat.
+
+    Attributes:
+        token_ids: (M,) int32, memory-mapped.
+        offsets: (N + 1,) int64; item row r has tokens ``offsets[r]:offsets[r + 1]``.
+        content_hashes: (N,) S64 over item id and text.
+    """
+
+    token_ids: np.ndarray
+    offsets: np.ndarray
+    content_hashes: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, tokens of each item."""
+        return np.diff(self.offsets)
+
+    def of_rows(self, rows: np.ndarray) -> list[list[int]]:
+        """The token ids of the given rows (item_index - 1)."""
+        return [self.token_ids[self.offsets[row] : self.offsets[row + 1]].tolist() for row in rows]
+
+
+def tokenize_catalogue(model: HLLM, catalogue: Catalogue, *, path: Path) -> CatalogueTokens:
+    """Tokenises every item's text into a file of int32 and maps it.
+
+    Args:
+        model: Its text settings and tokenizer are used. One without an Item LLM yields items of no tokens.
+        catalogue: N items.
+        path: The file to write; it must outlive the result.
+    """
+    counts = np.zeros(len(catalogue) + 1, dtype=np.int64)
+    hashes = np.zeros(len(catalogue), dtype=HASH_DTYPE)
+    row = 0
+    with path.open("wb") as file:
+        for item_ids, texts in _text_blocks(model, catalogue):
+            rows = slice(row, row + len(texts))
+            hashes[rows] = [
+                content_hash(item_id, text) for item_id, text in zip(item_ids, texts, strict=True)
+            ]
+            if model.item_tokenizer is not None:
+                encoded = model.item_tokenizer.encode(texts)
+                counts[1 + rows.start : 1 + rows.stop] = [len(ids) for ids in encoded]
+                file.write(np.fromiter((i for ids in encoded for i in ids), dtype=np.int32).tobytes())
+            row = rows.stop
+    offsets = np.cumsum(counts)
+    # an empty file cannot be mapped
+    tokens = np.memmap(path, dtype=np.int32, mode="r") if offsets[-1] else np.zeros(0, dtype=np.int32)
+    return CatalogueTokens(token_ids=tokens, offsets=offsets, content_hashes=hashes)
+
+
+def _text_blocks(model: HLLM, catalogue: Catalogue) -> Iterator[tuple[Sequence[str], list[str]]]:
+    config = model.config
+    names = [name for name in config.text_fields if name == "title" or name in catalogue.attribute_names]
+    if config.item_input == "id":
+        names = []
+    columns = {name: catalogue.column(name) for name in names}
+    for start in range(0, len(catalogue), _BLOCK_ITEMS):
+        item_ids = catalogue.item_ids[start : start + _BLOCK_ITEMS]
+        block: list[list[Any]] = [
+            column.slice(start, _BLOCK_ITEMS).to_pylist() for column in columns.values()
+        ]
+        texts = [""] * len(item_ids)
+        if block:
+            texts = [
+                item_text(
+                    dict(zip(columns, values, strict=True)), prompt=config.item_prompt, field_names=names
+                )
+                for values in zip(*block, strict=True)
+            ]
+        yield item_ids, texts
