@@ -1,0 +1,289 @@
+"""The language models underneath: any Hugging Face decoder (or encoder) by directory, hub id or preset.
+
+Only the base model is ever loaded, never the LM head: HLLM reads hidden states and no vocabulary logits. Weights come
+from safetensors only and no code of the checkpoint is run.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from model_store.errors import ArtifactIncompatible, ArtifactNotFound, InvalidInput
+
+PRESET_PREFIX = "preset:"
+_ATTENTION = "sdpa"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The shape of a Llama-like model made from nothing."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int
+
+
+PRESETS = {
+    "tiny": Preset(hidden_size=128, num_layers=2, num_heads=4, vocab_size=4096),
+    "small": Preset(hidden_size=256, num_layers=2, num_heads=4, vocab_size=8192),
+    "base": Preset(hidden_size=512, num_layers=8, num_heads=8, vocab_size=16384),
+}
+
+
+@dataclass
+class Backbone:
+    """A base language model without a head, and its tokenizer if it is to read text.
+
+    Attributes:
+        model: In evaluation mode; a ``PeftModel`` around it after LoRA was applied.
+        tokenizer: None for a model that reads embeddings only.
+        hidden_size: Width of its states.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    hidden_size: int
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position sees earlier positions only (a decoder), rather than the whole text (an encoder)."""
+        return is_causal(self.model)
+
+
+def is_causal(model: torch.nn.Module) -> bool:
+    """Whether the attention of ``model`` looks backwards only."""
+    flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    return bool(flags) and all(flags)
+
+
+def load_backbone(
+    source: str | Path,
+    *,
+    tokenizer_corpus: Iterable[str] | None = None,
+    random_init: bool = False,
+    hidden_size: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Backbone:
+    """Loads or makes a base language model.
+
+    Args:
+        source: A local Hugging Face (or sentence-transformers) directory, a hub id, or ``preset:tiny|small|base``.
+        tokenizer_corpus: Texts from which a preset's tokenizer is trained; without them a preset has no tokenizer.
+        random_init: Keep the architecture of ``source`` but start from random weights (presets always do).
+        hidden_size: Another width; for random weights only, like the next two.
+        num_layers: Another depth.
+        num_heads: Another number of attention heads.
+        dtype: Of the weights.
+
+    Returns:
+        The backbone, in evaluation mode, on the CPU.
+
+    Raises:
+        ArtifactNotFound: There is no such directory, or it lacks a configuration or weights.
+        ArtifactIncompatible: It holds something that is not a plain language model.
+        InvalidInput: An unknown preset, or a shape that cannot be.
+    """
+    overrides = {"hidden_size": hidden_size, "num_hidden_layers": num_layers, "num_attention_heads": num_heads}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    if str(source).startswith(PRESET_PREFIX):
+        return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype)
+    if overrides and not random_init:
+        raise InvalidInput(f"{source}: the shape of pre-trained weights is fixed, got {overrides}; use random_init")
+    location = _locate(source, needs_weights=not random_init)
+    with _quiet(), _refuse_as(ArtifactIncompatible, location):
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+        if getattr(config, "is_encoder_decoder", False):
+            raise ArtifactIncompatible(f"{location}: an encoder-decoder ({config.model_type}), expected one stack")
+        if random_init:
+            model = _from_config(_reshape(config, overrides, location), dtype)
+        else:
+            model = AutoModel.from_pretrained(
+                location,
+                config=config,
+                dtype=dtype,
+                attn_implementation=_ATTENTION,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    return _finish(model, tokenizer=_load_tokenizer(location))
+
+
+def _from_preset(
+    source: str, *, corpus: Iterable[str] | None, overrides: dict[str, int], dtype: torch.dtype
+) -> Backbone:
+    name = source.removeprefix(PRESET_PREFIX)
+    if name not in PRESETS:
+        raise InvalidInput(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    tokenizer = None if corpus is None else train_tokenizer(corpus, vocab_size=preset.vocab_size)
+    width = overrides.get("hidden_size", preset.hidden_size)
+    shape = {"num_hidden_layers": preset.num_layers, "num_attention_heads": preset.num_heads, **overrides}
+    config = LlamaConfig(
+        vocab_size=1 if tokenizer is None else len(tokenizer),
+        intermediate_size=_swiglu_width(width),
+        max_position_embeddings=2048,
+        bos_token_id=None if tokenizer is None else tokenizer.bos_token_id,
+        eos_token_id=None,
+        pad_token_id=None if tokenizer is None else tokenizer.pad_token_id,
+        **{**shape, "hidden_size": width, "num_key_value_heads": shape["num_attention_heads"]},
+    )
+    _check_heads(config, source)
+    return _finish(_from_config(config, dtype), tokenizer=tokenizer)
+
+
+def _swiglu_width(hidden_size: int) -> int:
+    # Llama's rule: two thirds of four times the width, to a multiple of 32
+    return max(32, -(-8 * hidden_size // 3) // 32 * 32)
+
+
+def _reshape(config: PreTrainedConfig, overrides: dict[str, int], location: str) -> PreTrainedConfig:
+    if not overrides:
+        return config
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    if "num_attention_heads" in overrides and hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = config.num_attention_heads
+    if "hidden_size" in overrides:
+        config.intermediate_size = _swiglu_width(config.hidden_size)
+    if hasattr(config, "head_dim"):
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    if getattr(config, "layer_types", None):
+        config.layer_types = (config.layer_types * config.num_hidden_layers)[: config.num_hidden_layers]
+    _check_heads(config, location)
+    return config
+
+
+def _check_heads(config: PreTrainedConfig, source: str) -> None:
+    if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
+        raise InvalidInput(
+            f"{source}: hidden_size {config.hidden_size} over {config.num_attention_heads} heads is not a whole, even width"
+        )
+
+
+def _from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    return AutoModel.from_config(config, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False)
+
+
+def _finish(model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None) -> Backbone:
+    if getattr(model, "pooler", None) is not None:  # BERT's, unused here: its gradients would be missing in training
+        model.pooler = None
+    return Backbone(model=model.eval(), tokenizer=tokenizer, hidden_size=int(model.config.hidden_size))
+
+
+def _locate(source: str | Path, *, needs_weights: bool) -> str:
+    """A local directory with a configuration (and weights), or a hub id."""
+    directory = Path(source)
+    if not directory.is_dir():
+        if directory.exists() or isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+            raise ArtifactNotFound(f"{source}: not a model directory, a hub id or preset:NAME")
+        return source
+    if not (directory / "config.json").is_file() and (directory / "0_Transformer/config.json").is_file():
+        directory = directory / "0_Transformer"  # older sentence-transformers
+    if not (directory / "config.json").is_file():
+        raise ArtifactNotFound(f"{directory}: no config.json, expected a Hugging Face model directory")
+    if needs_weights and not list(directory.glob("*.safetensors")):
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        hint = f"; {pickled[0]} is a pickle, convert it to safetensors first" if pickled else ""
+        raise ArtifactNotFound(f"{directory}: no weights (*.safetensors){hint}")
+    return str(directory)
+
+
+def _load_tokenizer(location: str) -> PreTrainedTokenizerBase | None:
+    if Path(location).is_dir():
+        names = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "tokenizer_config.json")
+        if not any((Path(location) / name).is_file() for name in names):
+            return None
+    with _quiet(), _refuse_as(ArtifactIncompatible, location):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    return tokenizer
+
+
+def train_tokenizer(corpus: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerBase:
+    """Trains a byte-level BPE tokenizer that starts each text with ``<s>`` and can read any text.
+
+    Args:
+        corpus: Item texts.
+        vocab_size: At most this many tokens.
+    """
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer=trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
+    )
+
+
+def drop_word_embeddings(model: PreTrainedModel) -> None:
+    """Replaces the word embeddings by a table of one row, for a model that is fed embeddings only.
+
+    A table must remain: the library's loading and saving expect one.
+    """
+    weight = model.get_input_embeddings().weight
+    if weight.shape[0] == 1:
+        return
+    table = torch.nn.Embedding(1, weight.shape[1], device=weight.device, dtype=weight.dtype)
+    torch.nn.init.zeros_(table.weight)
+    model.set_input_embeddings(table)
+    model.config.vocab_size = 1
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # ids beyond the table are refused on loading
+        setattr(model.config, name, None)
+
+
+def load_directory(directory: Path, *, dtype: torch.dtype, with_tokenizer: bool = True) -> Backbone:
+    """Loads a backbone that :func:`save_directory` wrote; like :func:`load_backbone`, of a local directory only."""
+    if not directory.is_dir():
+        raise ArtifactNotFound(f"{directory}: no such directory")
+    backbone = load_backbone(directory, dtype=dtype)
+    if with_tokenizer and backbone.tokenizer is None:
+        raise ArtifactNotFound(f"{directory}: no tokenizer files")
+    return backbone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the library's own progress bars out of a service's log."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _refuse_as(error_type: type[Exception], location: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        kind: Any = ArtifactNotFound if isinstance(error, OSError) else error_type
+        raise kind(f"{location}: cannot be loaded as a language model: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,60 @@
+"""Opening a model directory whatever kind it holds; ``config.json`` names the kind."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_store import hllm, hllm_files
+from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
+
+_FILES: dict[str, Any] = {hllm.KIND: hllm_files}
+_LOADERS = {hllm.KIND: hllm_files.load_hllm}
+ALL_PARTS = frozenset({"item", "user"})
+
+
+def read_kind(directory: Path) -> str:
+    """The kind of model that a directory holds.
+
+    Raises:
+        ArtifactNotFound: There is no ``config.json``.
+        ArtifactCorrupt: It is not JSON.
+        ArtifactIncompatible: This release knows no such kind.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise ArtifactNotFound(f"{path}: no such file, expected a model directory")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactCorrupt(f"{path}: not JSON: {error}") from error
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in _LOADERS:
+        raise ArtifactIncompatible(f"{path}: unknown kind {kind!r}, expected one of {', '.join(sorted(_LOADERS))}")
+    return str(kind)
+
+
+def load_model(
+    directory: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    parts: Collection[str] = ALL_PARTS,
+) -> torch.nn.Module:
+    """Loads a model, in evaluation mode.
+
+    Args:
+        directory: Of the model.
+        device: Where to put it.
+        dtype: Of its weights.
+        parts: ``item``, ``user`` or both; a side that is not asked for takes no memory.
+    """
+    return _LOADERS[read_kind(directory)](Path(directory), device=device, dtype=dtype, parts=parts)
+
+
+def item_tower_hash(directory: Path) -> str:
+    """Names what the item embeddings of this model depend on; see the kind's own function."""
+    digest: str = _FILES[read_kind(directory)].item_tower_hash(Path(directory))
+    return digest
