@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from model_store.bundle import open_bundle
 from safetensors.numpy import save_file
 
-from model_store.bundle import open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ArtifactError, InvalidInput
 from model_store.index import build_index, check_vectors, save_index
@@ -60,8 +60,8 @@ def build_bundle(
     built = build_index(embedded.embeddings, factory=factory)
     if built.recall < min_recall:
         raise InvalidInput(
-            f"index {built.factory} finds {built.recall:.4f} of the exact top 10, expected at least {min_recall}; "
-            "try --index auto"
+            f"index {built.factory} finds {built.recall:.4f} of the exact top 10, "
+            f"expected at least {min_recall}; try --index auto"
         )
     report = {
         "num_items": len(catalogue),

@@ -22,7 +22,7 @@ def read_catalogue(path: Path) -> Catalogue:
             attributes.
 
     Raises:
-        InvalidInput: There is nothing, it cannot be read, it has no item_id, it is empty, or an id comes twice.
+        InvalidInput: There is nothing, or it cannot be read, has no item_id, is empty, or has an id twice.
     """
     if path.is_dir():
         return Dataset.open(path).catalogue()

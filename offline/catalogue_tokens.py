@@ -1,4 +1,4 @@
-"""Renders and tokenises a whole catalogue, block by block, so that memory holds one block of text at a time."""
+"""Renders and tokenises a whole catalogue, with one block of text in memory at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class CatalogueTokens:
     Attributes:
         token_ids: (M,) int32, memory-mapped.
         offsets: (N + 1,) int64; item row r has tokens ``offsets[r]:offsets[r + 1]``.
-        content_hashes: (N,) S64 over item id and text.
+        content_hashes: (N,) S32 over item id and text.
     """
 
     token_ids: np.ndarray

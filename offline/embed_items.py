@@ -1,8 +1,8 @@
 """Embeds a catalogue with an Item LLM: length-sorted batches, shards on disk, nothing embedded twice.
 
-Batches hold items of about equal length up to a budget of tokens, so that little is padding. They run in shuffled
-order: the cost of a token depends on the length of its text, and only a mixed order makes the time left an honest
-guess from the first minute on. Memory holds one shard; the embeddings themselves are memory-mapped.
+Batches hold items of about equal length up to a budget of tokens, so that little is padding. They run in
+shuffled order: the cost of a token depends on the length of its text, and only a mixed order makes the time
+left an honest guess from the first minute on. Memory holds one shard; the embeddings are memory-mapped.
 """
 
 import fcntl
@@ -86,11 +86,11 @@ def embed_catalogue(
     Args:
         model: In evaluation mode, on ``options.device``.
         catalogue: N items.
-        directory: Work directory of this item tower and no other: its shards are trusted. The result is mapped
-            from here.
+        directory: Work directory of this item tower and no other: its shards are trusted. The result is
+            mapped from here.
         options: Batches, shards and device.
         known: Embeddings of the same item tower.
-        with_item_vectors: Add the learned per-item vectors; off gives the text part alone (training wants it).
+        with_item_vectors: Add the learned per-item vectors; off gives the text part alone (for training).
 
     Raises:
         InvalidInput: Another process is embedding into the same directory.
@@ -127,9 +127,9 @@ def embed_catalogue(
 
 
 def plan_batches(lengths: np.ndarray, *, token_budget: int, seed: int = 0) -> list[np.ndarray]:
-    """Splits items into batches of about equal length, in shuffled order but for the longest, which comes first.
+    """Splits items into batches of about equal length, in shuffled order but for the longest one.
 
-    The longest batch first: if memory does not suffice, the run fails in its first second, not in its last.
+    The longest comes first: if memory does not suffice, the run fails in its first second, not in its last.
 
     Args:
         lengths: (n,) int64, tokens of each item without [ITEM].
@@ -179,12 +179,7 @@ class _ItemEncoder:
     def _token_batch(self, rows: np.ndarray) -> TokenBatch:
         assert self.model.item_tokenizer is not None
         batch = self.model.item_tokenizer.collate(self.tokens.of_rows(rows))
-        if self.device == "cpu":
-            return batch
-        return TokenBatch(
-            input_ids=batch.input_ids.to(self.device, non_blocking=True),
-            attention_mask=batch.attention_mask.to(self.device, non_blocking=True),
-        )
+        return batch.to(self.device)
 
 
 def _embed_rows(
@@ -217,7 +212,7 @@ def _save(unsaved: list[np.ndarray], tokens: CatalogueTokens, embeddings: np.nda
 
 
 def _with_progress(batches: list[np.ndarray], tokens: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the batches and shows progress in tokens: a bar on a terminal, elsewhere a line every ten seconds."""
+    """Yields the batches; shows progress in tokens as a bar on a terminal, else a line every ten seconds."""
     total = int(tokens.sum())
     is_terminal = sys.stderr.isatty()
     started = shown = time.monotonic()

@@ -1,8 +1,8 @@
-"""What makes embedding resumable: embeddings on disk, found again by the hash of what they were computed from.
+"""What makes embedding resumable: embeddings on disk, found again by the hash of what they are made from.
 
-A shard is a safetensors file with ``content_hashes`` (n, 64) uint8 and ``embeddings`` (n, D) float32, written to a
-temporary name and renamed, so that a shard is there whole or not at all. Its place among the items does not
-matter: a catalogue that was reordered or extended between two runs still finds its embeddings.
+A shard is a safetensors file with ``content_hashes`` (n, 32) uint8 and ``embeddings`` (n, D) float32, written
+to a temporary name and renamed, so that a shard is there whole or not at all. Its place among the items does
+not matter: a catalogue that was reordered or extended between two runs still finds its embeddings.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-HASH_DTYPE = np.dtype("S64")
+HASH_DTYPE = np.dtype("S32")
 _BLOCK_ROWS = 16_384
 
 
@@ -23,7 +23,7 @@ class KnownEmbeddings:
     """Embeddings computed earlier by the same item tower.
 
     Attributes:
-        content_hashes: (n,) S64, what each row was computed from.
+        content_hashes: (n,) S32, what each row was computed from.
         embeddings: (n, D) float32, raw, may be memory-mapped.
     """
 
@@ -36,7 +36,7 @@ def write_shard(directory: Path, content_hashes: np.ndarray, embeddings: np.ndar
 
     Args:
         directory: Where the shards of one item tower lie; must exist.
-        content_hashes: (n,) S64.
+        content_hashes: (n,) S32.
         embeddings: (n, D) float32.
 
     Returns:
@@ -66,7 +66,7 @@ class EmbeddingLookup:
     """Fills the rows of an embedding table from whatever is known already.
 
     Args:
-        content_hashes: (N,) S64, distinct, of the catalogue's items in order.
+        content_hashes: (N,) S32, distinct, of the catalogue's items in order.
         embeddings: (N, D) float32, written in place.
     """
 

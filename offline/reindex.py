@@ -1,7 +1,7 @@
 """Turns a catalogue into a served bundle: embed, index, measure, gate, publish; and back again.
 
-An item whose text and item tower are those of an earlier bundle is not embedded again, a killed run goes on where it
-was, and the live bundle changes in one atomic step or not at all.
+An item whose text and item tower are those of an earlier bundle is not embedded again, a killed run goes on
+where it was, and the live bundle changes in one atomic step or not at all.
 """
 
 import logging
@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from model_store.manifest import BundleManifest, ModelManifest
 from model_store.model import load_model
