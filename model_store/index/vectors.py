@@ -1,0 +1,72 @@
+"""Checks and exact arithmetic on embedding matrices, a block of rows at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from model_store.errors import InvalidInput
+
+_BLOCK_ROWS = 65_536
+
+
+def blocks(num_rows: int) -> Iterator[slice]:
+    """Slices that cover ``num_rows`` rows; a block of 256 float32 columns takes 64 MiB."""
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, num_rows))
+
+
+def check_vectors(vectors: np.ndarray) -> None:
+    """The gate that embeddings pass before they are indexed.
+
+    Args:
+        vectors: (N, D) float32.
+
+    Raises:
+        InvalidInput: Wrong shape or dtype, no rows, or a row that is zero or not finite (the first is named).
+    """
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or 0 in vectors.shape:
+        raise InvalidInput(
+            f"vectors have shape {vectors.shape} and dtype {vectors.dtype}, expected (N, D) float32"
+        )
+    for part in blocks(len(vectors)):
+        block = vectors[part]
+        is_finite = np.isfinite(block).all(axis=1)
+        # a norm that overflows float32 would turn into a zero vector later, so it counts as not finite
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.linalg.norm(block, axis=1)
+        is_bad = ~is_finite | ~np.isfinite(norms) | (norms == 0)
+        if is_bad.any():
+            row = int(np.argmax(is_bad))
+            problem = "is zero" if is_finite[row] and norms[row] == 0 else "is not finite"
+            total = int(is_bad.sum())
+            raise InvalidInput(
+                f"vector {part.start + row} (counted from 0) {problem}, and {total - 1} more nearby; "
+                "expected finite vectors with a norm above 0"
+            )
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """A unit-norm float32 copy of (n, D) vectors that passed ``check_vectors``."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    # scaled first: the squares of tiny or huge entries would leave the range of float32
+    scaled = vectors / np.abs(vectors).max(axis=1, keepdims=True)
+    return np.ascontiguousarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
+
+
+def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """The ``k`` highest cosines of each query, by comparing it with every vector.
+
+    Args:
+        vectors: (N, D) float32, any norm.
+        queries: (B, D) float32, unit norm.
+        k: In 1..N.
+
+    Returns:
+        (B, k) float32, descending.
+    """
+    best = np.empty((len(queries), 0), dtype=np.float32)
+    for part in blocks(len(vectors)):
+        scores = np.concatenate([best, queries @ unit(vectors[part]).T], axis=1)
+        kept = min(k, scores.shape[1])
+        best = np.partition(scores, scores.shape[1] - kept, axis=1)[:, -kept:]
+    return -np.sort(-best, axis=1)
