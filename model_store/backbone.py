@@ -1,7 +1,7 @@
 """The language models underneath: any Hugging Face decoder (or encoder) by directory, hub id or preset.
 
-Only the base model is ever loaded, never the LM head: HLLM reads hidden states and no vocabulary logits. Weights come
-from safetensors only and no code of the checkpoint is run.
+Only the base model is ever loaded, never the LM head: HLLM reads hidden states and no vocabulary logits.
+Weights come from safetensors only and no code of the checkpoint is run.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -29,6 +29,7 @@ from model_store.errors import ArtifactIncompatible, ArtifactNotFound, InvalidIn
 
 PRESET_PREFIX = "preset:"
 _ATTENTION = "sdpa"
+_PRESET_POSITIONS = 2048
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -65,14 +66,14 @@ class Backbone:
 
     @property
     def is_causal(self) -> bool:
-        """Whether a position sees earlier positions only (a decoder), rather than the whole text (an encoder)."""
+        """Whether a position sees earlier positions only (a decoder), not the whole text (an encoder)."""
         return is_causal(self.model)
 
 
 def is_causal(model: torch.nn.Module) -> bool:
     """Whether the attention of ``model`` looks backwards only."""
-    flags = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
-    return bool(flags) and all(flags)
+    flags = [getattr(module, "is_causal", None) for module in model.modules()]
+    return True in flags and False not in flags
 
 
 def load_backbone(
@@ -88,8 +89,9 @@ def load_backbone(
     """Loads or makes a base language model.
 
     Args:
-        source: A local Hugging Face (or sentence-transformers) directory, a hub id, or ``preset:tiny|small|base``.
-        tokenizer_corpus: Texts from which a preset's tokenizer is trained; without them a preset has no tokenizer.
+        source: A local Hugging Face (or sentence-transformers) directory, a hub id, or
+            ``preset:tiny|small|base``.
+        tokenizer_corpus: Texts from which a preset's tokenizer is trained; without them it has none.
         random_init: Keep the architecture of ``source`` but start from random weights (presets always do).
         hidden_size: Another width; for random weights only, like the next two.
         num_layers: Another depth.
@@ -104,17 +106,21 @@ def load_backbone(
         ArtifactIncompatible: It holds something that is not a plain language model.
         InvalidInput: An unknown preset, or a shape that cannot be.
     """
-    overrides = {"hidden_size": hidden_size, "num_hidden_layers": num_layers, "num_attention_heads": num_heads}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
+    wanted = {"hidden_size": hidden_size, "num_hidden_layers": num_layers, "num_attention_heads": num_heads}
+    overrides = {name: value for name, value in wanted.items() if value is not None}
     if str(source).startswith(PRESET_PREFIX):
         return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype)
     if overrides and not random_init:
-        raise InvalidInput(f"{source}: the shape of pre-trained weights is fixed, got {overrides}; use random_init")
+        raise InvalidInput(
+            f"{source}: pre-trained weights have a fixed shape, got {overrides}; use random_init"
+        )
     location = _locate(source, needs_weights=not random_init)
-    with _quiet(), _refuse_as(ArtifactIncompatible, location):
+    with quiet_progress(), _refuse_as(ArtifactIncompatible, location):
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if getattr(config, "is_encoder_decoder", False):
-            raise ArtifactIncompatible(f"{location}: an encoder-decoder ({config.model_type}), expected one stack")
+            raise ArtifactIncompatible(
+                f"{location}: {config.model_type} is an encoder-decoder, expected one stack"
+            )
         if random_init:
             model = _from_config(_reshape(config, overrides, location), dtype)
         else:
@@ -138,15 +144,18 @@ def _from_preset(
     preset = PRESETS[name]
     tokenizer = None if corpus is None else train_tokenizer(corpus, vocab_size=preset.vocab_size)
     width = overrides.get("hidden_size", preset.hidden_size)
-    shape = {"num_hidden_layers": preset.num_layers, "num_attention_heads": preset.num_heads, **overrides}
+    num_heads = overrides.get("num_attention_heads", preset.num_heads)
     config = LlamaConfig(
         vocab_size=1 if tokenizer is None else len(tokenizer),
+        hidden_size=width,
         intermediate_size=_swiglu_width(width),
-        max_position_embeddings=2048,
+        num_hidden_layers=overrides.get("num_hidden_layers", preset.num_layers),
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=_PRESET_POSITIONS,
         bos_token_id=None if tokenizer is None else tokenizer.bos_token_id,
         eos_token_id=None,
         pad_token_id=None if tokenizer is None else tokenizer.pad_token_id,
-        **{**shape, "hidden_size": width, "num_key_value_heads": shape["num_attention_heads"]},
     )
     _check_heads(config, source)
     return _finish(_from_config(config, dtype), tokenizer=tokenizer)
@@ -175,9 +184,11 @@ def _reshape(config: PreTrainedConfig, overrides: dict[str, int], location: str)
 
 
 def _check_heads(config: PreTrainedConfig, source: str) -> None:
-    if config.hidden_size % config.num_attention_heads or (config.hidden_size // config.num_attention_heads) % 2:
+    width, num_heads = config.hidden_size, config.num_attention_heads
+    if min(width, num_heads, config.num_hidden_layers) < 1 or width % (2 * num_heads):
         raise InvalidInput(
-            f"{source}: hidden_size {config.hidden_size} over {config.num_attention_heads} heads is not a whole, even width"
+            f"{source}: {config.num_hidden_layers} layers of width {width} with {num_heads} heads; "
+            "expected at least one of each, and an even width per head"
         )
 
 
@@ -186,8 +197,8 @@ def _from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMode
 
 
 def _finish(model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None) -> Backbone:
-    if getattr(model, "pooler", None) is not None:  # BERT's, unused here: its gradients would be missing in training
-        model.pooler = None
+    if getattr(model, "pooler", None) is not None:  # BERT's, which nothing here reads
+        cast(Any, model).pooler = None
     return Backbone(model=model.eval(), tokenizer=tokenizer, hidden_size=int(model.config.hidden_size))
 
 
@@ -214,7 +225,7 @@ def _load_tokenizer(location: str) -> PreTrainedTokenizerBase | None:
         names = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "tokenizer_config.json")
         if not any((Path(location) / name).is_file() for name in names):
             return None
-    with _quiet(), _refuse_as(ArtifactIncompatible, location):
+    with quiet_progress(), _refuse_as(ArtifactIncompatible, location):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     return tokenizer
 
@@ -238,7 +249,11 @@ def train_tokenizer(corpus: Iterable[str], *, vocab_size: int) -> PreTrainedToke
     tokenizer.train_from_iterator(corpus, trainer=trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=_PRESET_POSITIONS,
     )
 
 
@@ -247,19 +262,19 @@ def drop_word_embeddings(model: PreTrainedModel) -> None:
 
     A table must remain: the library's loading and saving expect one.
     """
-    weight = model.get_input_embeddings().weight
+    weight = cast(torch.Tensor, model.get_input_embeddings().weight)
     if weight.shape[0] == 1:
         return
     table = torch.nn.Embedding(1, weight.shape[1], device=weight.device, dtype=weight.dtype)
     torch.nn.init.zeros_(table.weight)
     model.set_input_embeddings(table)
     model.config.vocab_size = 1
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # ids beyond the table are refused on loading
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # ids beyond the table are refused
         setattr(model.config, name, None)
 
 
 def load_directory(directory: Path, *, dtype: torch.dtype, with_tokenizer: bool = True) -> Backbone:
-    """Loads a backbone that :func:`save_directory` wrote; like :func:`load_backbone`, of a local directory only."""
+    """Like :func:`load_backbone`, of a local directory only; its tokenizer must be there if asked for."""
     if not directory.is_dir():
         raise ArtifactNotFound(f"{directory}: no such directory")
     backbone = load_backbone(directory, dtype=dtype)
@@ -269,7 +284,7 @@ def load_directory(directory: Path, *, dtype: torch.dtype, with_tokenizer: bool 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_progress() -> Iterator[None]:
     """Keeps the library's own progress bars out of a service's log."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -286,4 +301,5 @@ def _refuse_as(error_type: type[Exception], location: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
         kind: Any = ArtifactNotFound if isinstance(error, OSError) else error_type
-        raise kind(f"{location}: cannot be loaded as a language model: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise kind(f"{location}: cannot be loaded as a language model: {reason}") from error

@@ -1,10 +1,12 @@
 """HLLM: an Item LLM that turns text into an item embedding, and a User LLM that reads those instead of words.
 
-Leading by Hierarchy: HLLM (arXiv 2409.12740), §3. The item embedding is the last hidden state at one learned [ITEM]
-position after the text; the User LLM's state at position i predicts the embedding of item i + 1; scores are cosines.
-Ours beyond the paper: a linear *joint* where the two widths differ (which may start as a whitening of the text
-embeddings), and a learned vector per known item that is part of the embedding everywhere, input and target (the paper sums ids
-onto the input only). An unknown item's vector is zero, so that a new item is known by its text.
+HLLM (arXiv 2409.12740, §3): the item embedding is the last hidden state at one learned [ITEM] position after
+the text; the User LLM's state at position i predicts the embedding of item i + 1; scores are cosines.
+
+Ours beyond the paper: a linear *joint* where the two widths differ (which may start as a whitening of the
+text embeddings), and a learned vector per known item that is part of the embedding everywhere, input and
+target (the paper sums ids onto the input only). An unknown item's vector is zero, so that a new item is known
+by its text.
 
 Embeddings are raw; only scores use unit-norm copies.
 """
@@ -75,7 +77,7 @@ class HLLMConfig:
         }
         for name, holds in checks.items():
             if not holds:
-                raise InvalidInput(f"HLLM configuration: {name} is {getattr(self, name)!r}, which is not allowed")
+                raise InvalidInput(f"HLLM configuration: {name} {getattr(self, name)!r} is not allowed")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -106,8 +108,8 @@ class ItemLLM(nn.Module):
         super().__init__()
         self.backbone = backbone.model
         self.pooling = config.pooling
-        # In a right-padded batch a decoder's tokens never see the padding after them: no mask is needed, and without one
-        # the attention takes its fast path. An encoder's would, and gets one.
+        # In a right-padded batch a decoder's tokens never see the padding after them: no mask is needed, and
+        # without one the attention takes its fast path. An encoder's would, and gets one.
         self.needs_mask = not is_causal(backbone.model)
         if config.pooling == "item_token":
             self.item_token = nn.Parameter(torch.empty(backbone.hidden_size))
@@ -175,8 +177,8 @@ class UserLLM(nn.Module):
 
         Args:
             item_embeddings: (B, L, D) raw, right-padded (any finite values there).
-            mask: (B, L) bool, True = an item. The attention is causal, so padding on the right is never seen, and the states
-                at padded places mean nothing.
+            mask: (B, L) bool, True = an item. The attention is causal, so padding on the right is never seen,
+                and the states at padded places mean nothing.
             timestamps: (B, L) int64 seconds, read only by a model with time features.
 
         Returns:
@@ -192,7 +194,9 @@ class UserLLM(nn.Module):
             if timestamps is None:
                 raise InvalidInput("this model reads timestamps, and none were given")
             inputs = inputs + self.time_features(timestamps)
-        states: torch.Tensor = self.backbone(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
+        states: torch.Tensor = self.backbone(
+            inputs_embeds=self.dropout(inputs), use_cache=False
+        ).last_hidden_state
         return states
 
 
@@ -210,7 +214,9 @@ class ItemVectors(nn.Module):
         self.known_item_ids = list(known_item_ids)
         self._row_of = {item_id: row for row, item_id in enumerate(self.known_item_ids)}
         if len(self._row_of) != len(self.known_item_ids):
-            raise InvalidInput(f"item vectors: {len(self.known_item_ids)} ids, only {len(self._row_of)} distinct")
+            raise InvalidInput(
+                f"item vectors: {len(self.known_item_ids)} ids, only {len(self._row_of)} distinct"
+            )
         self.weight = nn.Parameter(torch.zeros(len(self.known_item_ids), embedding_dim))
         if std > 0:
             nn.init.normal_(self.weight, std=std)
@@ -275,7 +281,7 @@ class HLLM(nn.Module):
 
         Args:
             text_part: (..., D) from :meth:`encode_item_tokens`; None for the ID twin.
-            rows: (...) int64 from :meth:`ItemVectors.rows_of`, -1 = unknown; None where there are no item vectors.
+            rows: (...) int64 from :meth:`ItemVectors.rows_of`, -1 = unknown; None without item vectors.
 
         Returns:
             (..., D) raw: the sum of the parts.
@@ -312,7 +318,9 @@ class HLLM(nn.Module):
             if part is None:
                 continue
             backbone: Any = part.backbone
-            enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
+            enable = getattr(
+                backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable
+            )
             enable()
 
 
@@ -323,7 +331,7 @@ def build_hllm(
     user_backbone: Backbone,
     known_item_ids: Sequence[str] = (),
 ) -> HLLM:
-    """Puts an HLLM together from its backbones; what is new (heads, joint, vectors) starts from torch's random state.
+    """Puts an HLLM together from its backbones; what is new in it starts from torch's random state.
 
     Args:
         config: Checked against the backbones.
@@ -362,10 +370,12 @@ def build_user_llm(backbone: Backbone, config: HLLMConfig) -> UserLLM:
 
 def _build_item_side(backbone: Backbone | None, config: HLLMConfig) -> tuple[ItemLLM, ItemTokenizer]:
     if backbone is None or backbone.tokenizer is None:
-        raise InvalidInput("item_input 'text' needs an Item LLM with a tokenizer (a preset needs texts to train one)")
+        raise InvalidInput(
+            "item_input 'text' needs an Item LLM with a tokenizer (a preset needs texts to train one)"
+        )
     if backbone.hidden_size != config.embedding_dim and not config.has_joint:
         raise InvalidInput(
-            f"the Item LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}: set has_joint"
+            f"the Item LLM is {backbone.hidden_size} wide, embedding_dim {config.embedding_dim}: set has_joint"
         )
     places = config.max_text_tokens + (config.pooling == "item_token")
     _check_positions(backbone, places, "max_text_tokens")
@@ -374,9 +384,13 @@ def _build_item_side(backbone: Backbone | None, config: HLLMConfig) -> tuple[Ite
 
 def _check_user_backbone(backbone: Backbone, config: HLLMConfig) -> None:
     if not backbone.is_causal:
-        raise InvalidInput(f"the User LLM must be a decoder, got {backbone.model.config.model_type} (sees the future)")
+        raise InvalidInput(
+            f"the User LLM must be a decoder, got {backbone.model.config.model_type} (sees the future)"
+        )
     if backbone.hidden_size != config.embedding_dim:
-        raise InvalidInput(f"the User LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}")
+        raise InvalidInput(
+            f"the User LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}"
+        )
     _check_positions(backbone, config.max_history_length, "max_history_length")
 
 
@@ -398,7 +412,7 @@ def whitening_joint(
         rms: Root mean square of the result's components over these embeddings, whatever the power.
 
     Returns:
-        Weight (D, H) and bias (D,) float32 of a linear layer. Directions in which the embeddings do not vary get zeros.
+        Weight (D, H) and bias (D,) float32 of a linear layer. Directions without variation get zeros.
 
     Raises:
         InvalidInput: ``dim`` exceeds H, or there are fewer than two embeddings.

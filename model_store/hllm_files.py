@@ -3,9 +3,9 @@
 ::
 
     config.json            HLLMConfig
-    item_llm/ user_llm/    Hugging Face directories: base models (safetensors), the Item LLM's with its tokenizer
+    item_llm/ user_llm/    Hugging Face directories: base models (safetensors); with the item's its tokenizer
     adapter/{item,user}_llm/   LoRA, if any (peft)
-    heads.safetensors      everything else that was learned: [ITEM], joint, item vectors, time features, logit scale
+    heads.safetensors      what else was learned: [ITEM], joint, item vectors, time features, logit scale
     known_items.parquet    item_id of each row of the item vectors
 """
 
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from model_store.backbone import Backbone, load_directory
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
-from model_store.hllm import KIND, HLLM, HLLMConfig, ItemLLM, ItemVectors, build_user_llm
+from model_store.hllm import HLLM, KIND, HLLMConfig, ItemLLM, ItemVectors, build_user_llm
 from model_store.item_text import ItemTokenizer
 from model_store.lora import load_adapter, merge_lora, save_weights
 
@@ -51,7 +51,9 @@ def save_hllm(model: HLLM, directory: Path) -> None:
     _write_json(directory / "config.json", config.to_dict())
     save_weights(user_llm.backbone, directory / "user_llm", adapter_directory=directory / "adapter/user_llm")
     if item_llm is not None and model.item_tokenizer is not None:
-        save_weights(item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm")
+        save_weights(
+            item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm"
+        )
         model.item_tokenizer.tokenizer.save_pretrained(directory / "item_llm")
     if model.item_vectors is not None:
         ids = pa.table({"item_id": pa.array(model.item_vectors.known_item_ids, pa.string())})
@@ -139,8 +141,8 @@ def item_tower_hash(directory: Path) -> str:
     """Names what item embeddings depend on; equal for two models that embed every item alike.
 
     Args:
-        directory: A model directory. Of it count the Item LLM with its tokenizer and adapters, [ITEM], joint, item
-            vectors and the settings of the text; not the User LLM, time features or temperature.
+        directory: A model directory. Of it count the Item LLM with its tokenizer and adapters, [ITEM], joint,
+            item vectors and the settings of the text; not the User LLM, time features or temperature.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -186,7 +188,9 @@ def _fill_heads(model: HLLM, path: Path, dtype: torch.dtype) -> None:
         for name, module, attribute in _owners(model, own):
             tensor = heads.get_tensor(name)
             if tensor.shape != own[name].shape:
-                raise ArtifactCorrupt(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+                raise ArtifactCorrupt(
+                    f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+                )
             kept = torch.float32 if name == "logit_scale" else dtype
             setattr(module, attribute, torch.nn.Parameter(tensor.to(kept)))
 

@@ -1,8 +1,8 @@
 """An item's fields as the sentence that the Item LLM reads, and that sentence as tokens.
 
-The text form is the one of HLLM (arXiv 2409.12740, §3.1 and its released code): a constant prompt, then ``key: value``
-for each field in order, with nothing between fields; fields without a value are left out, and an item without
-any field is the empty string, without the prompt.
+The text form is the one of HLLM (arXiv 2409.12740, §3.1, and its released code): a constant prompt, then
+``key: value`` for each field in order, with nothing between fields; fields without a value are left out, and an
+item without any field is the empty string, without the prompt.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 ITEM_PROMPT = "Compress the following sentence into embedding: "
 
-# No tokenizer in use averages this many characters per token over a whole text, so the cut never shows in the tokens;
-# it keeps a two-megabyte title from being tokenised in full only to be dropped.
+# No tokenizer in use averages this many characters per token over a whole text, so the cut never shows in the
+# tokens; it keeps a two-megabyte title from being tokenised in full only to be dropped.
 _CHARACTERS_PER_TOKEN = 128
 
 
@@ -72,7 +72,7 @@ class TokenBatch:
 
     Attributes:
         input_ids: (B, T) int64; the value in padded places is a valid id but means nothing.
-        attention_mask: (B, T) int64, 1 = a token, 0 = padding. A row may be all zero (an item without tokens).
+        attention_mask: (B, T) int64, 1 = a token, 0 = padding. A row may be all zero (no tokens).
     """
 
     input_ids: torch.Tensor

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) on a backbone, through peft: applied, merged, and kept on disk."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on a backbone, through peft: applied, merged, kept on disk."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
-from model_store.backbone import Backbone
+from model_store.backbone import Backbone, quiet_progress
 from model_store.errors import InvalidInput
 
 
@@ -47,7 +47,9 @@ def apply_lora(backbone: Backbone, settings: LoraSettings) -> Backbone:
     try:
         adapted: Any = get_peft_model(backbone.model, config)
     except ValueError as error:
-        raise InvalidInput(f"LoRA targets {settings.targets}: {' '.join(str(error).split())[:300]}") from error
+        raise InvalidInput(
+            f"LoRA targets {settings.targets}: {' '.join(str(error).split())[:300]}"
+        ) from error
     return replace(backbone, model=adapted)
 
 
@@ -65,12 +67,10 @@ def merge_lora(model: Any) -> PreTrainedModel:
 def save_weights(model: Any, directory: Path, *, adapter_directory: Path) -> None:
     """Writes a base model as a Hugging Face directory, and its adapters, if any, beside it."""
     base: Any = model.get_base_model() if is_adapted(model) else model
-    state = {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
-    }
-    base.save_pretrained(directory, state_dict=state, safe_serialization=True)
+    state = base.state_dict()
+    state = {name.replace(".base_layer.", "."): state[name] for name in state if ".lora_" not in name}
+    with quiet_progress():
+        base.save_pretrained(directory, state_dict=state)
     if is_adapted(model):
         # where the base lies on this machine is nobody's business, and would change the artifact's hash
         model.peft_config["default"].base_model_name_or_path = None
@@ -79,7 +79,7 @@ def save_weights(model: Any, directory: Path, *, adapter_directory: Path) -> Non
 
 
 def load_adapter(backbone: Backbone, adapter_directory: Path) -> Backbone:
-    """Puts saved adapters back onto their base; without such a directory the backbone is returned as it is."""
+    """Puts saved adapters back onto their base; without such a directory nothing changes."""
     if not (adapter_directory / "adapter_config.json").is_file():
         return backbone
     adapted: Any = PeftModel.from_pretrained(backbone.model, str(adapter_directory), is_trainable=True)

@@ -1,6 +1,7 @@
 """When something happened, as an embedding: six tables, concatenated, through an MLP (HLLM, appendix).
 
-Each event's calendar fields (UTC) are looked up and the result is summed onto the item embedding before the User LLM.
+Each event's calendar fields (UTC) are looked up, and the result is summed onto the item embedding before the
+User LLM.
 """
 
 import torch
@@ -41,8 +42,8 @@ def calendar_fields(timestamps: torch.Tensor) -> torch.Tensor:
 class TimeFeatures(nn.Module):
     """Timestamps to vectors of the item embedding's size.
 
-    The paper's tables are a quarter of the model's width; so are these. The last layer starts at zero, so that training starts
-    from the model without time (our choice, as the paper does not say).
+    The paper's tables are a quarter of the model's width; so are these. The last layer starts at zero, so
+    that training starts from the model without time (our choice: the paper does not say).
 
     Args:
         embedding_dim: Size of the result.
@@ -51,11 +52,12 @@ class TimeFeatures(nn.Module):
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
         width = max(8, embedding_dim // 4)
-        self.tables = nn.ModuleList(nn.Embedding(rows, width) for rows in _TABLE_ROWS)
+        tables = [nn.Embedding(rows, width) for rows in _TABLE_ROWS]
         self.hidden = nn.Linear(width * len(_TABLE_ROWS), embedding_dim)
         self.output = nn.Linear(embedding_dim, embedding_dim)
-        for table in self.tables:
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.tables = nn.ModuleList(tables)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

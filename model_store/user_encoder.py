@@ -16,8 +16,8 @@ from model_store.errors import ArtifactIncompatible, InvalidInput
 from model_store.hllm_files import load_hllm
 from model_store.model import read_kind
 
-# History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A service's
-# batches stay far below and run as one.
+# History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
+# service's batches stay far below and run as one.
 _PLACES_PER_PASS = 16_384
 
 
@@ -85,7 +85,7 @@ def make_user_encoder(
 
 
 class HLLMUserEncoder:
-    """Runs the User LLM over stored item embeddings. Stateless between calls; safe to call from any one thread at a time.
+    """Runs the User LLM over stored item embeddings. Keeps nothing between calls, so threads may share it.
 
     Args:
         bundle: Holds the embeddings and names the model.
@@ -173,4 +173,6 @@ def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
     yield rows
 
 
-_ENCODERS: dict[str, Callable[[ItemEmbeddings, torch.device, torch.dtype], UserEncoder]] = {hllm.KIND: HLLMUserEncoder}
+_ENCODERS: dict[str, Callable[[ItemEmbeddings, torch.device, torch.dtype], UserEncoder]] = {
+    hllm.KIND: HLLMUserEncoder
+}
