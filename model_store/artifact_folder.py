@@ -193,7 +193,7 @@ class ArtifactFolder:
         directory = self.local / artifact
         if not directory.exists():
             return
-        # renamed away first, so that it is never seen half removed; a sweep finishes the rest if we are killed
+        # renamed away first, so that it is never seen half removed; if we are killed, a sweep finishes it
         with self.staging() as trash:
             durable_files.move_directory(directory, trash / "removed")
             durable_files.sync_directory(directory.parent)

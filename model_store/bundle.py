@@ -53,9 +53,8 @@ class Bundle:
         """
         item_indices = np.asarray(item_indices, dtype=np.int64)
         if item_indices.size and (item_indices.min() < 0 or item_indices.max() > len(self.embeddings)):
-            raise InvalidInput(
-                f"item_index spans {item_indices.min()}..{item_indices.max()}, expected 0..{len(self.embeddings)}"
-            )
+            spanned = f"{item_indices.min()}..{item_indices.max()}"
+            raise InvalidInput(f"item_index spans {spanned}, expected 0..{len(self.embeddings)}")
         gathered = np.asarray(self.embeddings[np.maximum(item_indices, 1) - 1])
         gathered[item_indices == 0] = 0.0
         return gathered
@@ -72,7 +71,7 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
     Raises:
         ArtifactNotFound: The bundle or its model is not in the store.
         ArtifactCorrupt: A file is missing, altered, or disagrees with the manifest about N or D.
-        ArtifactIncompatible: A newer schema, or item embeddings that come from other weights than the model's.
+        ArtifactIncompatible: A newer schema, or item embeddings from other weights than the model's.
     """
     directory = store.bundle_directory(bundle_id, verify=verify)
     manifest = read_bundle_manifest(directory)
@@ -102,8 +101,8 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
 def map_tensor(path: Path, name: str) -> np.ndarray:
     """Maps one float32 tensor of a safetensors file into memory, read-only; processes share its pages.
 
-    ``safetensors`` itself copies when it hands out numpy arrays. The format is an 8-byte little-endian length, a JSON
-    header of that length, then the tensors.
+    ``safetensors`` itself copies when it hands out numpy arrays. The format is an 8-byte little-endian
+    length, a JSON header of that length, then the tensors.
 
     Raises:
         ArtifactCorrupt: The file is not safetensors, or has no such float32 tensor.
@@ -131,5 +130,5 @@ def _check_model(bundle: BundleManifest, model: ModelManifest) -> None:
     ):
         if expected != actual:
             raise ArtifactIncompatible(
-                f"bundle {bundle.bundle_id} was made with {what} {expected}, but model {model.model_id} has {actual}"
+                f"bundle {bundle.bundle_id} is of {what} {expected}, but model {model.model_id} has {actual}"
             )

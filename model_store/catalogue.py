@@ -37,7 +37,7 @@ class Catalogue:
         """Makes a catalogue of a table; row ``i`` becomes ``item_index`` ``i + 1``.
 
         Args:
-            table: Columns ``item_id`` and ``title`` (strings), any attributes, optionally ``popularity`` (int64).
+            table: Columns ``item_id`` and ``title`` (strings), any attributes, maybe ``popularity`` (int64).
 
         Raises:
             InvalidInput: No rows, a missing or mistyped column, an empty or repeated item id.

@@ -120,7 +120,7 @@ def hash_value(value: Any) -> str:
 
 
 def verify_files(directory: Path, files: Mapping[str, FileEntry]) -> None:
-    """Checks that the files are there, whole and unaltered. Files that the manifest does not name are ignored.
+    """Checks that the files are there, whole and unaltered. Other files are ignored.
 
     Raises:
         ArtifactCorrupt: Names the first file that is missing or differs, and how.
@@ -136,8 +136,9 @@ def verify_files(directory: Path, files: Mapping[str, FileEntry]) -> None:
     for name, expected in files.items():
         actual = _describe(directory / name).sha256
         if actual != expected.sha256:
+            said = expected.sha256[:12]
             raise ArtifactCorrupt(
-                f"{directory / name} has sha256 {actual[:12]}..., but the manifest says {expected.sha256[:12]}..."
+                f"{directory / name} has sha256 {actual[:12]}..., but the manifest says {said}..."
             )
 
 
@@ -180,7 +181,7 @@ def parse_manifest(text: bytes, manifest_type: type[M], *, source: str) -> M:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ArtifactIncompatible(
-            f"{source} has schema {version}, but this version reads up to {SCHEMA_VERSION}"
+            f"{source} has schema {version}, but only schemas up to {SCHEMA_VERSION} are known"
         )
     try:
         return manifest_type.model_validate(value)

@@ -9,8 +9,8 @@
     STORE/staging/, STORE/work/  artifacts being made; scratch of jobs that can be resumed
 
 Artifacts are made in ``staging`` and renamed into place, so a job that is killed leaves nothing that anyone
-lists; ``collect_garbage`` sweeps what it left. Writers of a local store take turns by a file lock. A remote store
-(an fsspec URL) is mirrored into a local cache, artifact by artifact; there the last publisher wins.
+lists; ``collect_garbage`` sweeps what it left. Writers of a local store take turns by a file lock. A remote
+store (an fsspec URL) is mirrored into a local cache, artifact by artifact; there the last publisher wins.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ class ModelStore:
 
         Args:
             root: A local directory (made when first written to) or an fsspec URL.
-            cache_directory: Where a remote store is mirrored; by default below ``$XDG_CACHE_HOME`` or ``~/.cache``.
+            cache_directory: Where a remote store is mirrored; by default below ``~/.cache``.
 
         Raises:
             InvalidInput: ``root`` is a file, or a URL that cannot be opened.
@@ -226,7 +226,7 @@ class ModelStore:
         directory = Path(reference)
         if not (directory / MANIFEST_NAME).is_file():
             raise ArtifactNotFound(
-                f"model {reference!r} is neither an id in {self.root} nor a model's directory"
+                f"model {reference!r} is neither an id in {self.root} nor a directory of one"
             )
         verify_files(directory, read_model_manifest(directory).files)
         return directory
@@ -264,7 +264,7 @@ class ModelStore:
 
         Args:
             bundle_id: A bundle in the store.
-            make_default: Let its kind answer requests that name none; the first kind ever published does anyway.
+            make_default: Let its kind answer requests that name none; the first kind published does anyway.
 
         Raises:
             ArtifactNotFound, ArtifactCorrupt, ArtifactIncompatible: The bundle or its model cannot be served.
@@ -302,7 +302,7 @@ class ModelStore:
             kind = kind or live.default
             if kind is None or kind not in live.bundles:
                 raise ArtifactNotFound(
-                    f"nothing of kind {kind!r} is live in {self.root}, so nothing to roll back"
+                    f"nothing of kind {kind!r} is live in {self.root}, so it cannot be rolled back"
                 )
             target = self._rollback_target(kind, live)
             if target is None:
@@ -316,8 +316,8 @@ class ModelStore:
     def collect_garbage(self, *, keep: int = 3) -> list[str]:
         """Removes old artifacts and whatever killed jobs left behind.
 
-        Never removed: live bundles, their rollback targets, the newest ``keep`` bundles and models of each kind,
-        and models that a kept bundle needs.
+        Never removed: live bundles, their rollback targets, the newest ``keep`` bundles and models of each
+        kind, and models that a kept bundle needs.
 
         Args:
             keep: At least 0.
@@ -372,7 +372,7 @@ class ModelStore:
         return next((one for one in reversed(earlier) if self._folder.has(f"{BUNDLES}/{one}")), None)
 
     def _history(self, kind: str) -> list[str]:
-        """Bundles in the order they went live, each once: that is what keeps the place of the live one clear."""
+        """Bundles in the order they went live, each once, so that the live one has one place in it."""
         history = self._folder.read_json(_HISTORY).get(kind, [])
         return [one for one in history if isinstance(one, str)]
 

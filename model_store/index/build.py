@@ -1,7 +1,7 @@
 """Choosing, building and tuning an index.
 
-``auto`` compares with every item up to 100,000 items, where that takes a few milliseconds. Above, it builds an
-IVF index and raises ``nprobe`` until the measured recall meets the target.
+``auto`` compares with every item up to 100,000 items, where that takes a few milliseconds. Above, it builds
+an IVF index and raises ``nprobe`` until the measured recall meets the target.
 """
 
 import logging
@@ -36,7 +36,7 @@ def build_index(
     Args:
         vectors: (N, D) float32, raw; row ``i`` is ``item_index`` ``i + 1``. Unit-norm copies are indexed.
         factory: ``auto`` or any FAISS factory string.
-        recall_target: In (0, 1]; ``nprobe`` or ``efSearch`` is raised until recall@10 and recall@100 reach it.
+        recall_target: In (0, 1]; the search effort is raised until recall@10 and recall@100 reach it.
 
     Raises:
         InvalidInput: Vectors that are zero or not finite, an unknown factory string, a target out of range.
@@ -52,7 +52,7 @@ def build_index(
 
 
 def choose_factory(num_items: int) -> str:
-    """The factory string that ``auto`` stands for: exact search, or about ``4 * sqrt(N)`` cells (a power of two)."""
+    """What ``auto`` stands for: exact search, or about ``4 * sqrt(N)`` cells (a power of two)."""
     if num_items <= EXHAUSTIVE_ITEMS:
         return "Flat"
     return f"IVF{2 ** round(math.log2(4 * math.sqrt(num_items)))},Flat"

@@ -33,8 +33,8 @@ class VectorIndex(Protocol):
             allowed: (any,) int64, the only ``item_index`` that may be returned; all items if None.
 
         Returns:
-            (B, k) float32 cosine, descending, and (B, k) int64 ``item_index``. Where fewer than ``k`` items are
-            allowed, the rest is ``-inf`` and 0.
+            (B, k) float32 cosine, descending, and (B, k) int64 ``item_index``. Where fewer than ``k`` items
+            are allowed, the rest is ``-inf`` and 0.
 
         Raises:
             InvalidInput: Wrong shape, not finite, a zero query, ``k`` < 1, or ``allowed`` outside 0..N.
