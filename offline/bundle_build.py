@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from model_store.bundle import open_bundle
 from safetensors.numpy import save_file
 
+from model_store.bundle import open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ArtifactError, InvalidInput
-from model_store.index import build_index, check_vectors, save_index
+from model_store.index import build_index, save_index
 from model_store.manifest import BundleManifest, ModelManifest
 from model_store.store import ModelStore
 from offline.embed_items import EmbeddedCatalogue
@@ -55,7 +55,6 @@ def build_bundle(
     Raises:
         InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
     """
-    check_vectors(embedded.embeddings)
     norms = check_norms(embedded.embeddings, catalogue)
     built = build_index(embedded.embeddings, factory=factory)
     if built.recall < min_recall:
@@ -87,7 +86,7 @@ def build_bundle(
 
 
 def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float]:
-    """Refuses embeddings whose norms differ by more than ``MAX_NORM_RATIO`` from the median.
+    """Refuses embeddings that are not finite, are zero, or have a norm far from the median.
 
     Args:
         embeddings: (N, D) float32.
@@ -95,16 +94,22 @@ def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float
 
     Returns:
         Smallest, median and largest norm.
+
+    Raises:
+        InvalidInput: Names the first item that fails, and how many do.
     """
     blocks = range(0, len(embeddings), _BLOCK_ROWS)
-    norms = np.concatenate([np.linalg.norm(embeddings[i : i + _BLOCK_ROWS], axis=1) for i in blocks])
-    median = float(np.median(norms))
-    for row in (int(norms.argmin()), int(norms.argmax())):
-        if not median / MAX_NORM_RATIO <= norms[row] <= median * MAX_NORM_RATIO:
-            raise InvalidInput(
-                f"embedding of item {catalogue.item_ids[row]!r} has norm {norms[row]:.3g}, "
-                f"expected within a factor {MAX_NORM_RATIO:.0f} of the median {median:.3g}"
-            )
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.concatenate([np.linalg.norm(embeddings[i : i + _BLOCK_ROWS], axis=1) for i in blocks])
+    is_usable = np.isfinite(norms) & (norms > 0)
+    median = float(np.median(norms[is_usable])) if is_usable.any() else 1.0
+    is_sane = is_usable & (norms >= median / MAX_NORM_RATIO) & (norms <= median * MAX_NORM_RATIO)
+    if not is_sane.all():
+        row = int(np.argmin(is_sane))
+        raise InvalidInput(
+            f"the embedding of item {catalogue.item_ids[row]!r} has norm {norms[row]:.3g}, expected within "
+            f"a factor {MAX_NORM_RATIO:.0f} of {median:.3g} ({int((~is_sane).sum())} of {len(norms)} items fail)"
+        )
     return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
 
 

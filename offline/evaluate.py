@@ -1,8 +1,8 @@
 """Measures a model by ranking the whole catalogue, beside popularity and its ID twin.
 
-Users are encoded by the service's own encoder on a bundle's own embeddings, so that what is measured is what is
-served. Items of the history are not ranked, as the service does by default (``--include-seen`` ranks them too);
-a target that is in the history itself then counts as missed.
+Users are encoded by the service's own encoder on a bundle's own embeddings, so that what is measured is what
+is served. Items of the history are not ranked, as the service does by default (``--include-seen`` ranks them
+too); a target that is in the history itself then counts as missed.
 """
 
 import json
@@ -69,8 +69,8 @@ class EvaluateSettings:
         store: Path or URL of the model store.
         split: Which split; one that the model was not trained on is warned of.
         cases: Which part of it.
-        bundle: Take the embeddings of this bundle; otherwise the newest one of the model that has the dataset's
-            items, and without any the items are embedded on the spot.
+        bundle: Take the embeddings of this bundle; otherwise the newest one of the model that has the
+            dataset's items, and without any the items are embedded on the spot.
         id_twin: A second model, of item ids alone, to measure beside it.
         exclude_seen: Do not rank items of the history.
         max_cases: Measure a sample of this size; 0 = all.
@@ -193,8 +193,8 @@ def _split(dataset: Dataset, settings: EvaluateSettings) -> tuple[UserSequences,
     if settings.split == SplitName.TEMPORAL:
         if dataset.time_unit != "seconds":
             raise InvalidInput(
-                f"{settings.data} has time_unit {dataset.time_unit!r}, expected 'seconds' for --split temporal; "
-                "use --split leave-one-out"
+                f"{settings.data} has time_unit {dataset.time_unit!r}, expected 'seconds' for a temporal "
+                "split; use --split leave-one-out"
             )
         split = temporal(sequences)
     else:
@@ -253,9 +253,8 @@ def _rank(
 
 
 def _count_repeats(cases: EvaluationCases) -> int:
-    return sum(
-        bool((history_of(cases, i).item_indices == cases.targets[i]).any()) for i in range(len(cases.targets))
-    )
+    histories = (history_of(cases, case).item_indices for case in range(len(cases.targets)))
+    return sum(bool((items == target).any()) for items, target in zip(histories, cases.targets, strict=True))
 
 
 def _describe(

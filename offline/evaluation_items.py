@@ -1,11 +1,11 @@
-"""The item embeddings that an evaluation runs on: a bundle's, or made on the spot where the model has none."""
+"""The item embeddings that an evaluation runs on: a bundle's, or made on the spot."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from model_store.bundle import Bundle, open_bundle
 
+from model_store.bundle import Bundle, open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from model_store.manifest import ModelManifest
@@ -22,7 +22,7 @@ class EvaluatedItems:
     Attributes:
         bundle_id: Where they come from; None if they were made for this evaluation.
         model_directory: Of the model that made them.
-        embeddings: (N, D) float32 raw, row = item_index - 1. A row of zeros is an item unknown to a model of ids.
+        embeddings: (N, D) float32 raw, row = item_index - 1. Zeros: an item unknown to a model of ids.
     """
 
     bundle_id: str | None
@@ -50,8 +50,8 @@ def find_items(
         store: The model store.
         model: The model.
         catalogue: The dataset's items.
-        bundle_id: Use this bundle. Otherwise the newest one of the model with exactly these items is taken, and
-            if there is none the items are embedded in the store's work directory (and reused by a reindex).
+        bundle_id: Use this bundle. Otherwise the newest one of the model with exactly these items is taken;
+            if there is none the items are embedded in the store's work directory (a reindex reuses that).
         device: Where the Item LLM runs.
 
     Raises:
@@ -82,8 +82,8 @@ def _bundle(
             )
         if list(bundle.catalogue.item_ids) != list(catalogue.item_ids):
             raise InvalidInput(
-                f"bundle {bundle_id} has other items than the dataset: expected the same {len(catalogue)} ids in "
-                "the same order; reindex the dataset's items"
+                f"bundle {bundle_id} has other items than the dataset, expected the same {len(catalogue)} "
+                "ids in the same order; reindex the dataset's items"
             )
         return bundle
     for manifest in store.bundles():

@@ -38,8 +38,8 @@ def summarise(
         counts: (N,) int64 interactions of each item in training, for novelty.
 
     Returns:
-        Slice -> cases, recall, ndcg, mrr, coverage (share of the catalogue) and novelty (bits) at each cutoff,
-        and the standard errors of recall@10 and ndcg@10.
+        Slice -> cases, recall, ndcg, mrr, coverage (share of the catalogue) and novelty (bits) at each
+        cutoff, and the standard errors of recall@10 and ndcg@10.
     """
     information = self_information(counts)
     summary: dict[str, dict[str, Any]] = {}
