@@ -1,0 +1,120 @@
+"""What can go wrong with a request; each error knows its status and its stable code, and nothing of HTTP.
+
+::
+
+    ServiceError
+    ├── InvalidRequest          422  the caller's request cannot be understood
+    ├── Unauthorized            401  no key, or an unknown one
+    ├── Forbidden               403  the key lacks the scope
+    ├── NotFound                404  the item is not in the catalogue
+    ├── UnsupportedMediaType    415  the body is not application/json
+    ├── BundleRefused           409  the published bundle cannot be served; the old one goes on
+    ├── Overloaded              429  the queue is full; carries retry_after_seconds
+    ├── NotReady                503  no bundle is loaded yet, or the service is ending
+    ├── HistoryUnavailable      503  the history store does not answer
+    └── DeadlineExceeded        504  the answer was not there in time
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors that become a problem document.
+
+    Args:
+        detail: What was wrong, the value, and what was expected, for the caller to read.
+        code: A stable word for programs, where the class' own is too coarse.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    default_code: ClassVar[str] = "internal_error"
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.default_code
+
+
+class InvalidRequest(ServiceError):
+    """The caller's request cannot be understood."""
+
+    status = 422
+    title = "Invalid request"
+    default_code = "invalid_request"
+
+
+class Unauthorized(ServiceError):
+    """No API key was sent, or one that is not configured."""
+
+    status = 401
+    title = "Unauthorized"
+    default_code = "unauthorized"
+
+
+class Forbidden(ServiceError):
+    """The API key does not have the scope that this endpoint needs."""
+
+    status = 403
+    title = "Forbidden"
+    default_code = "forbidden"
+
+
+class NotFound(ServiceError):
+    """The thing that the path names does not exist."""
+
+    status = 404
+    title = "Not found"
+    default_code = "not_found"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not JSON."""
+
+    status = 415
+    title = "Unsupported media type"
+    default_code = "unsupported_media_type"
+
+
+class BundleRefused(ServiceError):
+    """The bundle that should be served cannot be; the one already loaded goes on."""
+
+    status = 409
+    title = "Bundle refused"
+    default_code = "bundle_refused"
+
+
+class Overloaded(ServiceError):
+    """Too many requests are waiting."""
+
+    status = 429
+    title = "Overloaded"
+    default_code = "overloaded"
+    retry_after_seconds = 1
+
+
+class NotReady(ServiceError):
+    """There is no bundle to answer from, or the service is ending."""
+
+    status = 503
+    title = "Not ready"
+    default_code = "not_ready"
+    retry_after_seconds = 5
+
+
+class HistoryUnavailable(ServiceError):
+    """The history store does not answer; nothing that was refused with this error was acknowledged."""
+
+    status = 503
+    title = "History store unavailable"
+    default_code = "history_unavailable"
+    retry_after_seconds = 2
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer was not there within the request's deadline."""
+
+    status = 504
+    title = "Deadline exceeded"
+    default_code = "deadline_exceeded"

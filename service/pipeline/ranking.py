@@ -1,0 +1,62 @@
+"""The order of the candidates, by score or spread out by maximal marginal relevance; and what speaks for them.
+
+Carbonell and Goldstein, "The use of MMR" (SIGIR 1998), equation 1, with ``lambda = 1 - diversity``.
+"""
+
+import numpy as np
+
+
+def rank(candidate_vectors: np.ndarray, scores: np.ndarray, k: int, *, diversity: float) -> np.ndarray:
+    """Chooses and orders k candidates.
+
+    Args:
+        candidate_vectors: (C, D) float32, raw.
+        scores: (C,) float32, cosine, descending.
+        k: How many, at most C.
+        diversity: 0 keeps the order of the scores; 1 looks at nothing but the difference to what was
+            already chosen.
+
+    Returns:
+        (min(k, C),) int64 positions in ``scores``.
+    """
+    k = min(k, len(scores))
+    if diversity == 0.0 or k == 0:
+        return np.arange(k)
+    unit = _unit(candidate_vectors)
+    nearest = np.full(len(scores), -np.inf, dtype=np.float32)  # cosine to the nearest chosen item
+    chosen: list[int] = [0]  # the best candidate comes first whatever the diversity
+    is_free = np.ones(len(scores), dtype=bool)
+    is_free[0] = False
+    while len(chosen) < k:
+        nearest = np.maximum(nearest, unit @ unit[chosen[-1]])
+        gain = np.where(is_free, (1.0 - diversity) * scores - diversity * nearest, -np.inf)
+        best = int(np.argmax(gain))
+        is_free[best] = False
+        chosen.append(best)
+    return np.array(chosen, dtype=np.int64)
+
+
+def reasons(
+    item_vectors: np.ndarray, history_vectors: np.ndarray, *, max_reasons: int = 3
+) -> list[list[tuple[int, float]]]:
+    """For each item, the items of the history that are most like it.
+
+    This explains by likeness, not by the model's inner workings: weights are cosines of item embeddings.
+
+    Args:
+        item_vectors: (K, D) float32, raw.
+        history_vectors: (L, D) float32, raw.
+        max_reasons: Per item.
+
+    Returns:
+        Per item up to ``max_reasons`` pairs (position in the history, cosine), the largest first.
+    """
+    cosines = _unit(item_vectors) @ _unit(history_vectors).T  # (K, L)
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :max_reasons]
+    return [[(int(at), float(row[at])) for at in order] for row, order in zip(cosines, best, strict=True)]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    unit: np.ndarray = vectors / norms
+    return unit

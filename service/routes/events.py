@@ -1,0 +1,79 @@
+"""``POST /events``."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends
+from pydantic import ValidationError
+
+from service.auth import require
+from service.dependencies import ServiceDep, require_json
+from service.schemas import EventIn, EventsAnswer, EventsRequest, RejectedEvent
+from service.sessions.history_store import Event
+
+router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
+
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "string_too_long": "too_long",
+    "string_too_short": "empty",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "value_error": "out_of_range",
+}
+
+
+@router.post("/events")
+async def report_events(request: Annotated[EventsRequest, Body()], service: ServiceDep) -> EventsAnswer:
+    """Takes interactions. What is accepted is durable, and the user's next recommendation counts it in."""
+    events, rejected = _sorted_out(request.events)
+    accepted, duplicates, token = 0, 0, None
+    if events:
+        outcome = await service.histories.append(events)
+        accepted, duplicates, token = outcome.accepted, outcome.duplicates, outcome.event_token
+    service.metrics.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
+    return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected, event_token=token)
+
+
+def _sorted_out(raw_events: Sequence[Any]) -> tuple[list[Event], list[RejectedEvent]]:
+    events: list[Event] = []
+    rejected: list[RejectedEvent] = []
+    for index, raw in enumerate(raw_events):
+        try:
+            events.append(_event(EventIn.model_validate(raw)))
+        except ValidationError as error:
+            rejected.append(_rejection(index, raw, error))
+    return events, rejected
+
+
+def _event(event: EventIn) -> Event:
+    return Event(
+        event_id=event.event_id or _derived_id(event),
+        user_id=event.user_id,
+        item_id=event.item_id,
+        timestamp=event.timestamp,
+        type=event.type,
+        recommendation_id=event.recommendation_id,
+        properties=event.properties,
+    )
+
+
+def _derived_id(event: EventIn) -> str:
+    """The same interaction sent twice is the same event, also from a caller who has no ids."""
+    text = "\x00".join((event.user_id, event.item_id, event.type, str(event.timestamp)))
+    return f"derived-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = "/".join(str(part) for part in first["loc"]) or "event"
+    event_id = raw.get("event_id") if isinstance(raw, dict) else None
+    is_echoed = isinstance(event_id, str) and len(event_id) <= 256 and event_id.isprintable()
+    return RejectedEvent(
+        index=index,
+        event_id=event_id if is_echoed else None,
+        code=_CODES.get(first["type"], "invalid_type"),
+        detail=f"{where}: {first['msg']}",
+    )

@@ -1,0 +1,69 @@
+"""``GET /items``: the catalogue of the live bundle."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from service.auth import require
+from service.dependencies import ServiceDep
+from service.engine.served_bundle import ServedBundle
+from service.pipeline.browse import find_by_title, item_index_of, similar_items
+from service.pipeline.recommender import DEFAULT_FIELDS, RankedItem
+from service.routes.recommend import item_answers
+from service.schemas import MAX_K, CatalogueAnswer, CatalogueItem, SimilarAnswer
+
+router = APIRouter(tags=["items"], dependencies=[Depends(require("recommend"))])
+
+Model = Annotated[str | None, Query(max_length=64, description="Kind of model; the default one by default")]
+K = Annotated[int, Query(ge=1, le=MAX_K)]
+
+
+@router.get("/items")
+async def list_items(
+    service: ServiceDep,
+    query: Annotated[str, Query(max_length=256, description="Words of the title")] = "",
+    limit: K = 20,
+    model: Model = None,
+) -> CatalogueAnswer:
+    """Finds items by words of their titles, the most popular first."""
+    served = service.bundles.get(model)
+    found = await service.run_blocking(
+        lambda: [_item(served, int(index)) for index in find_by_title(served, query, limit)]
+    )
+    return CatalogueAnswer(items=found, bundle=served.bundle_id)
+
+
+# Item ids may contain slashes, so the more specific path must come first.
+@router.get("/items/{item_id:path}/similar")
+async def list_similar_items(
+    service: ServiceDep, item_id: str, k: K = 10, model: Model = None
+) -> SimilarAnswer:
+    """Finds the items nearest to an item; scores are cosines of item embeddings."""
+    served = service.bundles.get(model)
+    item_index = item_index_of(served, item_id)
+    items = await service.run_blocking(lambda: _similar(served, item_index, k))
+    return SimilarAnswer(item_id=item_id, items=item_answers(items), bundle=served.bundle_id)
+
+
+@router.get("/items/{item_id:path}")
+async def show_item(service: ServiceDep, item_id: str, model: Model = None) -> CatalogueItem:
+    """Shows one item with all its fields."""
+    served = service.bundles.get(model)
+    return _item(served, item_index_of(served, item_id))
+
+
+def _item(served: ServedBundle, item_index: int) -> CatalogueItem:
+    catalogue = served.catalogue
+    return CatalogueItem(item_id=catalogue.id_of(item_index), fields=catalogue.fields(item_index))
+
+
+def _similar(served: ServedBundle, item_index: int, k: int) -> list[RankedItem]:
+    candidates = similar_items(served, item_index, k)
+    return [
+        RankedItem(
+            item_id=served.catalogue.id_of(int(index)),
+            score=float(score),
+            fields=served.catalogue.fields(int(index), DEFAULT_FIELDS),
+        )
+        for index, score in zip(candidates.item_indices, candidates.scores, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Where users' histories are kept: one protocol, and Redis behind it."""

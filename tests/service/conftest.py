@@ -1,0 +1,138 @@
+"""A small, real shop: a model with random weights, a bundle made as reindexing makes it, and a real Redis."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fastapi import FastAPI
+from safetensors.numpy import save_file
+
+from model_store.backbone import load_backbone
+from model_store.bundle import EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, INDEX_FILE, ITEMS_FILE
+from model_store.hllm import HLLMConfig, build_hllm
+from model_store.hllm_files import item_tower_hash, save_hllm
+from model_store.index import build_index, save_index
+from model_store.manifest import BundleManifest, ModelManifest
+from model_store.store import ModelStore
+from service.app import create_app
+from service.sessions.embedded import EmbeddedRedis
+from service.settings import Settings
+
+NUM_ITEMS = 60
+_CATEGORIES = ("Audio", "Books", "Garden")
+
+
+def shop_items() -> pa.Table:
+    """60 items ``i1``..``i60``: every third in one category, prices rising, the first ones most popular."""
+    numbers = range(1, NUM_ITEMS + 1)
+    return pa.table(
+        {
+            "item_id": [f"i{number}" for number in numbers],
+            "title": [f"{_CATEGORIES[number % 3]} thing number {number}" for number in numbers],
+            "category": [_CATEGORIES[number % 3] for number in numbers],
+            "price": pa.array([float(number) if number % 10 else None for number in numbers], pa.float64()),
+            "stock": pa.array(list(numbers), pa.int64()),
+            "is_new": pa.array([number > 50 for number in numbers], pa.bool_()),
+            "tags": pa.array([["even"] if number % 2 == 0 else ["odd", "solo"] for number in numbers]),
+            "popularity": pa.array([NUM_ITEMS - number for number in numbers], pa.int64()),
+        }
+    )
+
+
+def add_small_model(store: ModelStore, *, seed: int = 0) -> ModelManifest:
+    """An HLLM of the smallest preset with random weights."""
+    torch.manual_seed(seed)
+    titles = shop_items().column("title").to_pylist()
+    item_backbone = load_backbone("preset:tiny", tokenizer_corpus=titles)
+    user_backbone = load_backbone("preset:tiny")
+    config = HLLMConfig(embedding_dim=user_backbone.hidden_size, max_history_length=8, has_time_features=True)
+    model = build_hllm(config=config, item_backbone=item_backbone, user_backbone=user_backbone)
+    with store.staging() as staged:
+        save_hllm(model, staged)
+        return store.add_model(
+            staged, kind="hllm", embedding_dim=config.embedding_dim, item_tower_hash=item_tower_hash(staged)
+        )
+
+
+def add_small_bundle(
+    store: ModelStore, model: ModelManifest, *, items: pa.Table | None = None, seed: int = 0
+) -> BundleManifest:
+    """A bundle of the shop; embeddings are drawn, as nothing that is tested here depends on the text."""
+    items = shop_items() if items is None else items
+    vectors = np.random.default_rng(seed).normal(size=(len(items), model.embedding_dim)).astype(np.float32)
+    built = build_index(vectors)
+    with store.staging() as staged:
+        pq.write_table(items, staged / ITEMS_FILE)
+        save_file({EMBEDDINGS_TENSOR: vectors}, staged / EMBEDDINGS_FILE)
+        save_index(built.index, staged / INDEX_FILE)
+        (staged / "report.json").write_text("{}")
+        return store.add_bundle(
+            staged,
+            model=model,
+            num_items=len(items),
+            index_factory=built.factory,
+            index_parameters=built.parameters,
+            index_recall=built.recall,
+            parent=None,
+        )
+
+
+@pytest.fixture(scope="session")
+def shop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a live bundle; read only."""
+    root = tmp_path_factory.mktemp("shop") / "store"
+    store = ModelStore(root)
+    bundle = add_small_bundle(store, add_small_model(store))
+    store.publish(bundle.bundle_id)
+    return root
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A real Redis for the whole run; tests use users of their own."""
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(shop_root: Path, redis_server: EmbeddedRedis) -> Settings:
+    return Settings(store=str(shop_root), redis_url=redis_server.url, torch_threads=1)
+
+
+@asynccontextmanager
+async def running_app(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx2.AsyncClient]]:
+    """The application with everything behind it, asked in process."""
+    app = create_app(settings)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app, raise_app_exceptions=False), base_url="http://shop"
+        ) as client,
+    ):
+        yield app, client
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    async with running_app(settings) as (_, client):
+        yield client
+
+
+def item_ids(answer: httpx2.Response) -> list[str]:
+    """The recommended ids of an answer, best first."""
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def event(user_id: str, item_id: str, timestamp: int, **more: object) -> dict[str, object]:
+    """One event as it goes over the wire."""
+    default_id = f"{item_id}-{timestamp}"
+    return {"event_id": default_id, "user_id": user_id, "item_id": item_id, "timestamp": timestamp, **more}
