@@ -3,8 +3,9 @@
 ::
 
     DATASET/items.parquet          item_id, title (strings), any typed attributes; one row an item
-    DATASET/interactions.parquet   user_id, item_id (strings), timestamp (int64), type (string), rating (float32);
-                                   grouped by user, within a user by timestamp, then by input order
+    DATASET/interactions.parquet   user_id, item_id (strings), timestamp (int64), type (string),
+                                   rating (float32); grouped by user, within one by timestamp, then by
+                                   input order
     DATASET/dataset.json           counts, time unit, and what was wrong with the source
 """
 

@@ -1,6 +1,7 @@
 """Divides a dataset's interactions into training, validation and test.
 
-Training never sees an interaction that is a validation or test target, nor anything after one of the same user.
+Training never sees an interaction that is a validation or test target, nor anything after one of the same
+user.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ class EvaluationCases:
     Attributes:
         sequences: All interactions; the histories are slices of them.
         user_rows: (C,) int64, row of the user in ``sequences``.
-        history_ends: (C,) int64 in the flat arrays; the history is ``[offsets[user_row], history_end)``, never empty.
+        history_ends: (C,) int64 in the flat arrays; the history is ``[offsets[user_row], history_end)``,
+            never empty.
         targets: (C,) int64 item_index, 1..N.
     """
 
@@ -88,7 +90,8 @@ def temporal(sequences: UserSequences, *, validation: float = 0.1, test: float =
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise InvalidInput(
-            f"split fractions validation={validation} and test={test}: expected each in 0..1, together below 1"
+            f"split fractions validation={validation} and test={test}: expected each in 0..1, "
+            "together below 1"
         )
     _check_users(sequences)
     times = np.sort(sequences.timestamps)

@@ -1,0 +1,173 @@
+"""Imports a catalogue and an interaction log of a known format into a dataset.
+
+Broken rows are skipped, counted, and sampled in the report (``dataset.json``) with file and line; more of them
+than ``--max-bad`` end the job.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model_store.errors import InvalidInput
+from offline import job
+from offline.dataset import DatasetDescription, TimeUnit
+from offline.dataset_writer import WriteOptions, write_dataset
+from offline.formats import canonical
+from offline.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
+
+LOGGER = logging.getLogger(__name__)
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+
+
+class TimeUnitOption(StrEnum):
+    """What the timestamps of a source are."""
+
+    AUTO = "auto"
+    SECONDS = "seconds"
+    MILLISECONDS = "milliseconds"
+    RANK = "rank"
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How to import.
+
+    Attributes:
+        max_bad: Which fraction of a file's rows may be bad, in 0..1.
+        overwrite: Replace a dataset that is there already.
+        time_unit: Of the timestamps in the dataset; None = look at them.
+        only_interacted: Leave out items without interactions.
+    """
+
+    max_bad: float = 0.01
+    overwrite: bool = False
+    time_unit: TimeUnit | None = None
+    only_interacted: bool = False
+
+
+def import_source(source: Source, out: Path, options: ImportOptions) -> DatasetDescription:
+    """Imports a source into a dataset directory, all or nothing.
+
+    Args:
+        source: Files and how to read them.
+        out: The dataset directory to make.
+        options: How.
+
+    Raises:
+        InvalidInput: A file cannot be read or has too many bad rows, the result would be no dataset, or
+            ``out`` is taken.
+    """
+    if not 0 <= options.max_bad <= 1:
+        raise InvalidInput(f"--max-bad is {options.max_bad}, expected a fraction in 0..1")
+    item_logs = [RowLog(path, options.max_bad) for path, _ in source.item_files]
+    interaction_logs = [RowLog(path, options.max_bad) for path, _ in source.interaction_files]
+
+    def report() -> dict[str, Any]:
+        return {"files": [log.report() for log in (*item_logs, *interaction_logs)]}
+
+    description = write_dataset(
+        out,
+        items=_items(source, item_logs),
+        interactions=_interactions(source, interaction_logs),
+        options=WriteOptions(
+            source=source.format,
+            time_unit=options.time_unit,
+            overwrite=options.overwrite,
+            repeated_items=source.repeated_items,
+            only_interacted=options.only_interacted,
+        ),
+        report=report,
+    )
+    for log in (*item_logs, *interaction_logs):
+        if log.bad_rows:
+            LOGGER.warning("skipped %d bad rows of %d in %s", log.bad_rows, log.rows, log.path)
+    return description
+
+
+def _items(source: Source, logs: list[RowLog]) -> Iterator[Item]:
+    for (path, read), log in zip(source.item_files, logs, strict=True):
+        for row in job.progress(read(path, log), description=f"items of {path.name}", unit="row"):
+            try:
+                item = check_item(row)
+            except BadRow as error:
+                log.add_bad(row.line, str(error))
+                continue
+            log.rows += 1
+            yield item
+        log.finish()
+
+
+def _interactions(source: Source, logs: list[RowLog]) -> Iterator[Interaction]:
+    ticks = source.ticks_per_second
+    for (path, read), log in zip(source.interaction_files, logs, strict=True):
+        for row in job.progress(read(path, log), description=f"interactions of {path.name}", unit="row"):
+            try:
+                interaction = check_interaction(row, ticks)
+            except BadRow as error:
+                log.add_bad(row.line, str(error))
+                continue
+            log.rows += 1
+            yield interaction
+        log.finish()
+
+
+OUT = Annotated[Path, typer.Option(help="The dataset directory to make.")]
+MAX_BAD = Annotated[float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0.0, max=1.0)]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset at --out.")]
+ONLY_INTERACTED = Annotated[
+    bool, typer.Option("--only-interacted", help="Leave out items without interactions.")
+]
+
+
+@app.callback()
+def _commands() -> None:
+    """Import a catalogue and an interaction log into a dataset."""
+
+
+@app.command("canonical")
+def import_canonical(
+    items: Annotated[Path, typer.Option(help="items.jsonl[.gz]: item_id, title, any attributes.")],
+    interactions: Annotated[
+        Path, typer.Option(help="interactions.csv[.gz]: user_id,item_id,timestamp[,type][,rating].")
+    ],
+    out: OUT,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """JSON lines of items and a CSV of interactions: the form for your own data."""
+    is_milliseconds = time_unit == TimeUnitOption.MILLISECONDS
+    source = canonical.source(items, interactions, ticks_per_second=1000 if is_milliseconds else 1)
+    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+
+
+def _time_unit(option: TimeUnitOption) -> TimeUnit | None:
+    if option == TimeUnitOption.AUTO:
+        return None
+    return "rank" if option == TimeUnitOption.RANK else "seconds"
+
+
+def _run(source: Source, out: Path, options: ImportOptions) -> None:
+    description = import_source(source, out, options)
+    job.report(
+        {
+            "dataset": out,
+            "source": description.source,
+            "time_unit": description.time_unit,
+            "num_users": description.num_users,
+            "num_items": description.num_items,
+            "num_interactions": description.num_interactions,
+            "bad_rows": sum(file["bad_rows"] for file in description.report["files"]),
+            "interactions_of_unknown_items": description.report["interactions_of_unknown_items"],
+        }
+    )
+
+
+if __name__ == "__main__":
+    job.run(app)
