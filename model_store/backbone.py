@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -30,6 +31,7 @@ from model_store.errors import ArtifactIncompatible, ArtifactNotFound, InvalidIn
 PRESET_PREFIX = "preset:"
 _ATTENTION = "sdpa"
 _PRESET_POSITIONS = 2048
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -106,8 +108,8 @@ def load_backbone(
         ArtifactIncompatible: It holds something that is not a plain language model.
         InvalidInput: An unknown preset, or a shape that cannot be.
     """
-    wanted = {"hidden_size": hidden_size, "num_hidden_layers": num_layers, "num_attention_heads": num_heads}
-    overrides = {name: value for name, value in wanted.items() if value is not None}
+    wanted = zip(_SHAPE, (hidden_size, num_layers, num_heads), strict=True)
+    overrides = {name: value for name, value in wanted if value is not None}
     if str(source).startswith(PRESET_PREFIX):
         return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype)
     if overrides and not random_init:
@@ -124,15 +126,24 @@ def load_backbone(
         if random_init:
             model = _from_config(_reshape(config, overrides, location), dtype)
         else:
-            model = AutoModel.from_pretrained(
-                location,
-                config=config,
-                dtype=dtype,
-                attn_implementation=_ATTENTION,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
+            model = _from_pretrained(location, config, dtype)
     return _finish(model, tokenizer=_load_tokenizer(location))
+
+
+def _from_pretrained(location: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    model, found = AutoModel.from_pretrained(
+        location,
+        config=config,
+        dtype=dtype,
+        attn_implementation=_ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    # the library would start these from random values and say so in a log line only
+    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+        raise ArtifactIncompatible(f"{location}: {len(missing)} weights are missing, {missing[0]} among them")
+    return cast(PreTrainedModel, model)
 
 
 def _from_preset(
@@ -145,11 +156,13 @@ def _from_preset(
     tokenizer = None if corpus is None else train_tokenizer(corpus, vocab_size=preset.vocab_size)
     width = overrides.get("hidden_size", preset.hidden_size)
     num_heads = overrides.get("num_attention_heads", preset.num_heads)
+    num_layers = overrides.get("num_hidden_layers", preset.num_layers)
+    _check_shape(source, width=width, num_heads=num_heads, num_layers=num_layers)
     config = LlamaConfig(
         vocab_size=1 if tokenizer is None else len(tokenizer),
         hidden_size=width,
         intermediate_size=_swiglu_width(width),
-        num_hidden_layers=overrides.get("num_hidden_layers", preset.num_layers),
+        num_hidden_layers=num_layers,
         num_attention_heads=num_heads,
         num_key_value_heads=num_heads,
         max_position_embeddings=_PRESET_POSITIONS,
@@ -157,7 +170,6 @@ def _from_preset(
         eos_token_id=None,
         pad_token_id=None if tokenizer is None else tokenizer.pad_token_id,
     )
-    _check_heads(config, source)
     return _finish(_from_config(config, dtype), tokenizer=tokenizer)
 
 
@@ -169,6 +181,9 @@ def _swiglu_width(hidden_size: int) -> int:
 def _reshape(config: PreTrainedConfig, overrides: dict[str, int], location: str) -> PreTrainedConfig:
     if not overrides:
         return config
+    shape = {name: overrides.get(name, getattr(config, name)) for name in _SHAPE}
+    width, num_layers, num_heads = (shape[name] for name in _SHAPE)
+    _check_shape(location, width=width, num_heads=num_heads, num_layers=num_layers)
     for name, value in overrides.items():
         setattr(config, name, value)
     if "num_attention_heads" in overrides and hasattr(config, "num_key_value_heads"):
@@ -179,15 +194,13 @@ def _reshape(config: PreTrainedConfig, overrides: dict[str, int], location: str)
         config.head_dim = config.hidden_size // config.num_attention_heads
     if getattr(config, "layer_types", None):
         config.layer_types = (config.layer_types * config.num_hidden_layers)[: config.num_hidden_layers]
-    _check_heads(config, location)
     return config
 
 
-def _check_heads(config: PreTrainedConfig, source: str) -> None:
-    width, num_heads = config.hidden_size, config.num_attention_heads
-    if min(width, num_heads, config.num_hidden_layers) < 1 or width % (2 * num_heads):
+def _check_shape(source: str, *, width: int, num_heads: int, num_layers: int) -> None:
+    if min(width, num_heads, num_layers) < 1 or width % (2 * num_heads):
         raise InvalidInput(
-            f"{source}: {config.num_hidden_layers} layers of width {width} with {num_heads} heads; "
+            f"{source}: {num_layers} layers of width {width} with {num_heads} heads; "
             "expected at least one of each, and an even width per head"
         )
 
@@ -285,12 +298,15 @@ def load_directory(directory: Path, *, dtype: torch.dtype, with_tokenizer: bool 
 
 @contextmanager
 def quiet_progress() -> Iterator[None]:
-    """Keeps the library's own progress bars out of a service's log."""
+    """Keeps the library's progress bars and loading tables out of a service's log."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_enabled:
             transformers_logging.enable_progress_bar()
 
@@ -299,7 +315,7 @@ def quiet_progress() -> Iterator[None]:
 def _refuse_as(error_type: type[Exception], location: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         kind: Any = ArtifactNotFound if isinstance(error, OSError) else error_type
         reason = " ".join(str(error).split())[:300]
         raise kind(f"{location}: cannot be loaded as a language model: {reason}") from error

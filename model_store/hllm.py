@@ -375,7 +375,7 @@ def _build_item_side(backbone: Backbone | None, config: HLLMConfig) -> tuple[Ite
         )
     if backbone.hidden_size != config.embedding_dim and not config.has_joint:
         raise InvalidInput(
-            f"the Item LLM is {backbone.hidden_size} wide, embedding_dim {config.embedding_dim}: set has_joint"
+            f"Item LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}: set has_joint"
         )
     places = config.max_text_tokens + (config.pooling == "item_token")
     _check_positions(backbone, places, "max_text_tokens")

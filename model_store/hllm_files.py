@@ -54,7 +54,7 @@ def save_hllm(model: HLLM, directory: Path) -> None:
         save_weights(
             item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm"
         )
-        model.item_tokenizer.tokenizer.save_pretrained(directory / "item_llm")
+        _save_tokenizer(model.item_tokenizer, directory / "item_llm")
     if model.item_vectors is not None:
         ids = pa.table({"item_id": pa.array(model.item_vectors.known_item_ids, pa.string())})
         pq.write_table(ids, directory / "known_items.parquet")
@@ -162,6 +162,15 @@ def item_tower_hash(directory: Path) -> str:
             digest.update(f"\0{name}\0".encode())
             digest.update(heads.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _save_tokenizer(tokenizer: ItemTokenizer, directory: Path) -> None:
+    tokenizer.tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded: no part of the model
+        settings.pop(name, None)
+    _write_json(path, settings)
 
 
 def _digest_file(path: Path, digest: Any) -> None:

@@ -1,8 +1,8 @@
 """An item's fields as the sentence that the Item LLM reads, and that sentence as tokens.
 
 The text form is the one of HLLM (arXiv 2409.12740, §3.1, and its released code): a constant prompt, then
-``key: value`` for each field in order, with nothing between fields; fields without a value are left out, and an
-item without any field is the empty string, without the prompt.
+``key: value`` for each field in order, with nothing between fields; fields without a value are left out, and
+an item without any field is the empty string, without the prompt.
 """
 
 import hashlib

@@ -1,5 +1,9 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on a backbone, through peft: applied, merged, kept on disk."""
 
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +49,8 @@ def apply_lora(backbone: Backbone, settings: LoraSettings) -> Backbone:
         target_modules=list(settings.targets) or "all-linear",
     )
     try:
-        adapted: Any = get_peft_model(backbone.model, config)
+        with _without_deprecations():
+            adapted: Any = get_peft_model(backbone.model, config)
     except ValueError as error:
         raise InvalidInput(
             f"LoRA targets {settings.targets}: {' '.join(str(error).split())[:300]}"
@@ -73,15 +78,29 @@ def save_weights(model: Any, directory: Path, *, adapter_directory: Path) -> Non
         base.save_pretrained(directory, state_dict=state)
     if is_adapted(model):
         # where the base lies on this machine is nobody's business, and would change the artifact's hash
-        model.peft_config["default"].base_model_name_or_path = None
-        model.save_pretrained(adapter_directory)
+        model.peft_config["default"].base_model_name_or_path = directory.name
+        model.save_pretrained(adapter_directory, save_embedding_layers=False)
         (adapter_directory / "README.md").unlink(missing_ok=True)  # a template to fill in
+        settings_path = adapter_directory / "adapter_config.json"
+        settings = json.loads(settings_path.read_text(encoding="utf-8"))
+        if isinstance(settings["target_modules"], list):  # a set, in an order that changes from run to run
+            settings["target_modules"].sort()
+        settings_path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_adapter(backbone: Backbone, adapter_directory: Path) -> Backbone:
     """Puts saved adapters back onto their base; without such a directory nothing changes."""
     if not (adapter_directory / "adapter_config.json").is_file():
         return backbone
-    adapted: Any = PeftModel.from_pretrained(backbone.model, str(adapter_directory), is_trainable=True)
+    with _without_deprecations():
+        adapted: Any = PeftModel.from_pretrained(backbone.model, str(adapter_directory), is_trainable=True)
     adapted.eval()
     return replace(backbone, model=adapted)
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Peft still reads names that transformers renamed; nothing a user could do about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
