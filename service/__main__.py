@@ -4,11 +4,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from socket import socket
 
 import uvicorn
-from fastapi import FastAPI
 
 from model_store.errors import HatstandError
 from service.app import create_app
@@ -24,24 +23,25 @@ _EXAMPLE_ITEMS = 3
 class _Server(uvicorn.Server):
     """Says where it listens once it does, with a command that works when pasted."""
 
-    def __init__(self, config: uvicorn.Config, *, app: FastAPI, settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, settings: Settings, service: Callable[[], RunningService]
+    ) -> None:
         super().__init__(config)
-        self._app = app
         self._settings = settings
+        self._service = service
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Starts, then logs the address."""
         await super().startup(sockets)
         if not self.started:
             return
-        LOGGER.info("serving on %s (interactive documentation at /docs)", self._settings.url)
-        service: RunningService = self._app.state.service
-        example = _example(service)
-        if example is not None and not self._settings.api_keys:
+        url = _url(self._settings, self)
+        LOGGER.info("serving on %s (documentation at %s/docs)", url, url)
+        body = _example_body(self._service())
+        if body is not None:
+            key = " -H 'authorization: Bearer <key>'" if self._settings.api_keys else ""
             LOGGER.info(
-                "try:\ncurl -s %s/recommend -H 'content-type: application/json' -d '%s'",
-                self._settings.url,
-                example,
+                "try it:\ncurl -s %s/recommend -H 'content-type: application/json'%s -d '%s'", url, key, body
             )
 
 
@@ -68,17 +68,25 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    server = _Server(config, app=app, settings=settings)
+    server = _Server(config, settings=settings, service=lambda: app.state.service)
     server.run()
     return 0 if server.started else _EXIT_BAD_SETTINGS
 
 
-def _example(service: RunningService) -> str | None:
+def _url(settings: Settings, server: uvicorn.Server) -> str:
+    """Where a caller on this machine finds the service; with port 0, the port that the system chose."""
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::", ""} else settings.host
+    port = settings.port or server.servers[0].sockets[0].getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _example_body(service: RunningService) -> str | None:
     """A request that the live bundle certainly understands: a history of its most popular items."""
     if not service.bundles.live.bundles:
         return None
     catalogue = service.bundles.get().catalogue
-    history: Sequence[str] = [catalogue.id_of(int(index)) for index in catalogue.popular()[:_EXAMPLE_ITEMS]]
+    history = [catalogue.id_of(int(index)) for index in catalogue.popular()[:_EXAMPLE_ITEMS]]
+    # JSON may write an apostrophe as an escape; the shell's quotes may not hold one.
     return json.dumps({"history": history, "k": 5}).replace("'", "\\u0027")
 
 

@@ -1,6 +1,7 @@
 """What Prometheus scrapes.
 
-One registry per application, so that two in a process do not share numbers. Labels are bounded: no user, item or free text ever becomes one.
+One registry per application, so that two in a process do not share numbers. Labels are bounded: no user,
+item or free text ever becomes one.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The service's configuration, from ``HATSTAND_*`` environment variables."""
+"""The service's configuration, from ``HATSTAND_*`` variables."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -115,12 +115,6 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    @property
-    def url(self) -> str:
-        """Where a caller on this machine finds the service."""
-        host = "127.0.0.1" if self.host in {"0.0.0.0", "::", ""} else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def check_access(self) -> None:
         """Refuses to serve strangers by accident.

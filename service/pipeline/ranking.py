@@ -1,4 +1,4 @@
-"""The order of the candidates, by score or spread out by maximal marginal relevance; and what speaks for them.
+"""The order of the candidates: by score, or spread out by maximal marginal relevance; and reasons.
 
 Carbonell and Goldstein, "The use of MMR" (SIGIR 1998), equation 1, with ``lambda = 1 - diversity``.
 """

@@ -1,4 +1,4 @@
-"""The k nearest items that may be returned: over-fetch from the index; an exact scan where that falls short."""
+"""The k nearest admissible items: over-fetch from the index, and an exact scan where that falls short."""
 
 from dataclasses import dataclass
 

@@ -24,7 +24,7 @@ async def is_alive() -> dict[str, str]:
 
 @router.get("/readyz")
 async def is_ready(service: ServiceDep) -> JSONResponse:
-    """200 when recommendations can be answered, if only from fallbacks (``degraded``); 503 when not at all."""
+    """200 when recommendations can be answered, if only by fallbacks (``degraded``); else 503."""
     history_problem = await service.history_store_problem()
     has_bundle = bool(service.bundles.live.bundles)
     checks = {

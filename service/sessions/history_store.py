@@ -71,7 +71,7 @@ class ErasedStore:
 
 
 class HistoryStore(Protocol):
-    """Keeps every user's newest interactions. Every method raises HistoryUnavailable when it cannot answer."""
+    """Keeps every user's newest interactions; each method raises HistoryUnavailable when it cannot."""
 
     async def append(self, events: Sequence[Event]) -> AppendOutcome:
         """Adds events durably; when it returns, the next ``read`` counts them in."""

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
+from typing import Any
 
 import orjson
 from redis.asyncio import Redis
@@ -115,7 +116,14 @@ class RedisHistoryStore:
         limits = self._limits
         keys = (_history_key(user_id), _memory_key(user_id))
         triples = chain.from_iterable((event.event_id, event.timestamp, _payload(event)) for event in events)
-        arguments = (*keys, limits.max_events, limits.max_remembered, limits.ttl_seconds, token, *triples)
+        arguments: tuple[Any, ...] = (
+            *keys,
+            limits.max_events,
+            limits.max_remembered,
+            limits.ttl_seconds,
+            token,
+            *triples,
+        )
         try:
             return int(await self._client.evalsha(self._script_sha, len(keys), *arguments))
         except NoScriptError:
@@ -133,7 +141,7 @@ class RedisHistoryStore:
             if event_token is not None:
                 score = await self._client.zscore(_memory_key(user_id), f"t{event_token}")
                 includes_token = score is not None
-            rows = await self._client.zrange(_history_key(user_id), 0, -1, withscores=True)
+            rows: Any = await self._client.zrange(_history_key(user_id), 0, -1, withscores=True)
         return StoredHistory(
             events=tuple(_event(user_id, member, int(score)) for member, score in rows),
             includes_token=includes_token,
