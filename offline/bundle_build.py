@@ -105,10 +105,10 @@ def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float
     median = float(np.median(norms[is_usable])) if is_usable.any() else 1.0
     is_sane = is_usable & (norms >= median / MAX_NORM_RATIO) & (norms <= median * MAX_NORM_RATIO)
     if not is_sane.all():
-        row = int(np.argmin(is_sane))
+        row, failed = int(np.argmin(is_sane)), int((~is_sane).sum())
         raise InvalidInput(
             f"the embedding of item {catalogue.item_ids[row]!r} has norm {norms[row]:.3g}, expected within "
-            f"a factor {MAX_NORM_RATIO:.0f} of {median:.3g} ({int((~is_sane).sum())} of {len(norms)} items fail)"
+            f"a factor {MAX_NORM_RATIO:.0f} of {median:.3g} ({failed} of {len(norms)} items fail)"
         )
     return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
 

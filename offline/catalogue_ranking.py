@@ -69,7 +69,7 @@ class Ranking:
     """What a system recommends in each case, and where the target came.
 
     Attributes:
-        ranks: (C,) int64, 1 = best, N + 1 = the target cannot be recommended.
+        ranks: (C,) int64, 1 = best, ``UNREACHABLE_RANK`` = it cannot be recommended.
         recommended: (C, K) int64 item_index, best first, 0 = none.
         scores: (C, K) float32 of ``recommended``.
     """

@@ -12,6 +12,8 @@ import torch
 
 CUTOFFS = (5, 10, 50, 200)
 EXCLUDED_SCORE = -float("inf")
+# beyond any cutoff, also where the catalogue is smaller than the cutoff
+UNREACHABLE_RANK = 2**62
 
 
 def exclude(scores: torch.Tensor, case_rows: np.ndarray, item_indices: np.ndarray) -> None:
@@ -36,7 +38,7 @@ def target_ranks(scores: torch.Tensor, targets: np.ndarray) -> np.ndarray:
         targets: (B,) int64, item_index in 1..N.
 
     Returns:
-        (B,) int64, 1 = best. A target that is itself excluded ranks N + 1: it cannot be recommended.
+        (B,) int64, 1 = best. A target that is itself excluded gets ``UNREACHABLE_RANK``: a miss at any k.
     """
     num_items = scores.shape[1]
     columns = torch.from_numpy(targets.astype(np.int64) - 1)[:, None]  # (B, 1)
@@ -45,7 +47,7 @@ def target_ranks(scores: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     earlier = torch.arange(num_items)[None, :] < columns
     tied = ((scores == target_scores) & earlier).sum(dim=1)
     ranks = 1 + better + tied
-    ranks[target_scores[:, 0] == EXCLUDED_SCORE] = num_items + 1
+    ranks[target_scores[:, 0] == EXCLUDED_SCORE] = UNREACHABLE_RANK
     return ranks.numpy()
 
 

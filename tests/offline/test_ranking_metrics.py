@@ -20,7 +20,10 @@ def test_an_excluded_item_neither_ranks_nor_stands_in_the_way() -> None:
 
     metrics.exclude(scores, np.array([0, 1, 1]), np.array([2, 3, 0]))
 
-    assert metrics.target_ranks(scores, np.array([3, 3])).tolist() == [1, 4]
+    ranks = metrics.target_ranks(scores, np.array([3, 3]))
+    assert ranks.tolist() == [1, metrics.UNREACHABLE_RANK]
+    assert metrics.recall_at_k(ranks, 200) == 0.5
+    assert metrics.ndcg_at_k(ranks, 200) == 0.5
 
 
 def test_top_items_come_best_first_with_ties_in_order_of_item_index() -> None:
