@@ -113,14 +113,10 @@ def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float
     return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
 
 
-def _write_files(
-    staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue, *, report: dict[str, Any]
-) -> None:
+def _write_files(staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue, *, report: dict[str, Any]) -> None:
     columns = {name: catalogue.column(name) for name in ("item_id", "title", *catalogue.attribute_names)}
     columns["popularity"] = pa.array(catalogue.popularity, pa.int64())
-    columns["content_hash"] = pa.array(
-        [value.decode() for value in embedded.tokens.content_hashes], pa.string()
-    )
+    columns["content_hash"] = pa.array([value.decode() for value in embedded.tokens.content_hashes], pa.string())
     pyarrow.parquet.write_table(pa.table(columns), staged / "items.parquet", compression="zstd")
     # memory-mapped arrays go to disk without a copy in memory
     save_file({"item_embeddings": embedded.embeddings}, staged / "item_embeddings.safetensors")

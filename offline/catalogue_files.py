@@ -27,9 +27,7 @@ def read_catalogue(path: Path) -> Catalogue:
     if path.is_dir():
         return Dataset.open(path).catalogue()
     if not path.exists():
-        raise InvalidInput(
-            f"no items at {path}: expected a dataset directory, items.parquet or items.jsonl[.gz]"
-        )
+        raise InvalidInput(f"no items at {path}: expected a dataset directory, items.parquet or items.jsonl[.gz]")
     try:
         if path.suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)

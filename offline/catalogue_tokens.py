@@ -53,9 +53,7 @@ def tokenize_catalogue(model: HLLM, catalogue: Catalogue, *, path: Path) -> Cata
     with path.open("wb") as file:
         for item_ids, texts in _text_blocks(model, catalogue):
             rows = slice(row, row + len(texts))
-            hashes[rows] = [
-                content_hash(item_id, text) for item_id, text in zip(item_ids, texts, strict=True)
-            ]
+            hashes[rows] = [content_hash(item_id, text) for item_id, text in zip(item_ids, texts, strict=True)]
             if model.item_tokenizer is not None:
                 encoded = model.item_tokenizer.encode(texts)
                 counts[1 + rows.start : 1 + rows.stop] = [len(ids) for ids in encoded]
@@ -75,15 +73,11 @@ def _text_blocks(model: HLLM, catalogue: Catalogue) -> Iterator[tuple[Sequence[s
     columns = {name: catalogue.column(name) for name in names}
     for start in range(0, len(catalogue), _BLOCK_ITEMS):
         item_ids = catalogue.item_ids[start : start + _BLOCK_ITEMS]
-        block: list[list[Any]] = [
-            column.slice(start, _BLOCK_ITEMS).to_pylist() for column in columns.values()
-        ]
+        block: list[list[Any]] = [column.slice(start, _BLOCK_ITEMS).to_pylist() for column in columns.values()]
         texts = [""] * len(item_ids)
         if block:
             texts = [
-                item_text(
-                    dict(zip(columns, values, strict=True)), prompt=config.item_prompt, field_names=names
-                )
+                item_text(dict(zip(columns, values, strict=True)), prompt=config.item_prompt, field_names=names)
                 for values in zip(*block, strict=True)
             ]
         yield item_ids, texts

@@ -110,9 +110,7 @@ def embed_catalogue(
         for source in chain(known, read_shards(shards)):  # one shard in memory at a time
             lookup.fill(source)
         missing = np.flatnonzero(~lookup.is_known)
-        LOGGER.info(
-            "%d items: %d known, %d to embed", len(catalogue), len(catalogue) - len(missing), len(missing)
-        )
+        LOGGER.info("%d items: %d known, %d to embed", len(catalogue), len(catalogue) - len(missing), len(missing))
         started = time.monotonic()
         encoder = _ItemEncoder(model, catalogue, tokens, options.device, with_item_vectors)
         _embed_rows(encoder, missing, embeddings, shards=shards, options=options)
@@ -171,9 +169,7 @@ class _ItemEncoder:
                 vector_rows = torch.as_tensor(self.model.item_vectors.rows_of(item_ids)).to(self.device)
                 text_part = self.model.combine(text_part, vector_rows)
             if text_part is None:
-                raise InvalidInput(
-                    "this model has neither an Item LLM nor item vectors: nothing to embed with"
-                )
+                raise InvalidInput("this model has neither an Item LLM nor item vectors: nothing to embed with")
             return text_part.float().cpu().numpy()
 
     def _token_batch(self, rows: np.ndarray) -> TokenBatch:

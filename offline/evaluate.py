@@ -161,9 +161,7 @@ def case_slices(cases: EvaluationCases, counts: np.ndarray) -> dict[str, np.ndar
     }
 
 
-def write_top_k(
-    path: Path, ranking: Ranking, cases: EvaluationCases, catalogue: Catalogue, *, k: int
-) -> None:
+def write_top_k(path: Path, ranking: Ranking, cases: EvaluationCases, catalogue: Catalogue, *, k: int) -> None:
     """Writes one JSON line for each case: user_id, history, target, and the k best items with their scores.
 
     Args:
@@ -208,9 +206,7 @@ def _split(dataset: Dataset, settings: EvaluateSettings) -> tuple[UserSequences,
 def _sample(cases: EvaluationCases, settings: EvaluateSettings) -> EvaluationCases:
     if not 0 < settings.max_cases < len(cases.targets):
         return cases
-    chosen = np.random.default_rng(settings.seed).choice(
-        len(cases.targets), settings.max_cases, replace=False
-    )
+    chosen = np.random.default_rng(settings.seed).choice(len(cases.targets), settings.max_cases, replace=False)
     chosen.sort()
     return EvaluationCases(
         sequences=cases.sequences,
@@ -228,9 +224,7 @@ def _without_held_out(train: UserSequences, catalogue: Catalogue, model: ModelMa
     return without_items(train, is_out)
 
 
-def _rank_model(
-    items: EvaluatedItems, cases: EvaluationCases, settings: EvaluateSettings, name: str
-) -> Ranking:
+def _rank_model(items: EvaluatedItems, cases: EvaluationCases, settings: EvaluateSettings, name: str) -> Ranking:
     encoder = make_user_encoder(items, device=settings.device)
     return _rank(ModelScorer(items.embeddings, encoder), cases, len(items.embeddings), settings, name)
 
@@ -278,9 +272,7 @@ def _warnings(settings: EvaluateSettings, model: ModelManifest, twin: ModelManif
     found = []
     trained_on = model.training.get("split")
     if trained_on not in (None, settings.split.value):
-        found.append(
-            f"the model was trained on split {trained_on!r}: it may have seen targets of {settings.split!r}"
-        )
+        found.append(f"the model was trained on split {trained_on!r}: it may have seen targets of {settings.split!r}")
     if twin:
         for key in ("split", "hold_out_items", "seed"):
             if twin.training.get(key) != model.training.get(key):
@@ -307,15 +299,11 @@ def main(
     data: Annotated[Path, typer.Option(help="A dataset directory.")],
     store: Annotated[str, typer.Option(help="Path or URL of the model store.")],
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    split: Annotated[
-        SplitName, typer.Option(help="How the interactions are divided.")
-    ] = SplitName.LEAVE_ONE_OUT,
+    split: Annotated[SplitName, typer.Option(help="How the interactions are divided.")] = SplitName.LEAVE_ONE_OUT,
     cases: Annotated[CaseName, typer.Option(help="Which part is measured.")] = CaseName.TEST,
     bundle: Annotated[str | None, typer.Option(help="Use this bundle's embeddings.")] = None,
     id_twin: Annotated[str | None, typer.Option(help="A model of item ids to measure beside it.")] = None,
-    include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="Rank the history's items too.")
-    ] = False,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Rank the history's items too.")] = False,
     max_cases: Annotated[int, typer.Option(help="Measure a sample; 0 = all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",

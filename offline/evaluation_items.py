@@ -9,10 +9,10 @@ from model_store.bundle import Bundle, open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from model_store.manifest import ModelManifest
-from model_store.model import load_model
 from model_store.store import ModelStore
 from offline.bundle_build import known_embeddings
 from offline.embed_items import EmbedOptions, embed_catalogue
+from offline.store_models import load_item_model
 
 
 @dataclass(frozen=True)
@@ -60,26 +60,21 @@ def find_items(
     found = _bundle(store, model, catalogue, bundle_id)
     if found is not None:
         return EvaluatedItems(found.manifest.bundle_id, found.model_directory, found.embeddings)
-    directory = store.model_directory(model.model_id)
     embedded = embed_catalogue(
-        load_model(directory, device=device, parts={"item"}),
+        load_item_model(store, model, device=device),
         catalogue,
         directory=store.work_directory(f"embed-{model.item_tower_hash[:32]}"),
         options=EmbedOptions(device=device),
         known=known_embeddings(store, model.item_tower_hash),
     )
-    return EvaluatedItems(None, directory, embedded.embeddings)
+    return EvaluatedItems(None, store.model_directory(model.model_id, verify=False), embedded.embeddings)
 
 
-def _bundle(
-    store: ModelStore, model: ModelManifest, catalogue: Catalogue, bundle_id: str | None
-) -> Bundle | None:
+def _bundle(store: ModelStore, model: ModelManifest, catalogue: Catalogue, bundle_id: str | None) -> Bundle | None:
     if bundle_id is not None:
         bundle = open_bundle(store, bundle_id)
         if bundle.manifest.model_id != model.model_id:
-            raise InvalidInput(
-                f"bundle {bundle_id} is of model {bundle.manifest.model_id}, not {model.model_id}"
-            )
+            raise InvalidInput(f"bundle {bundle_id} is of model {bundle.manifest.model_id}, not {model.model_id}")
         if list(bundle.catalogue.item_ids) != list(catalogue.item_ids):
             raise InvalidInput(
                 f"bundle {bundle_id} has other items than the dataset, expected the same {len(catalogue)} "

@@ -27,9 +27,7 @@ _TABLE_COLUMNS = (
 )
 
 
-def summarise(
-    ranking: Ranking, slices: Mapping[str, np.ndarray], *, counts: np.ndarray
-) -> dict[str, dict[str, Any]]:
+def summarise(ranking: Ranking, slices: Mapping[str, np.ndarray], *, counts: np.ndarray) -> dict[str, dict[str, Any]]:
     """Metrics of one system on each slice of the cases.
 
     Args:

@@ -16,13 +16,12 @@ import typer
 
 from model_store.errors import InvalidInput
 from model_store.manifest import BundleManifest, ModelManifest
-from model_store.model import load_model
 from model_store.store import ModelStore
 from offline import job
 from offline.bundle_build import build_bundle, known_embeddings
 from offline.catalogue_files import read_catalogue
 from offline.embed_items import EmbedOptions, embed_catalogue
-from offline.store_models import find_model
+from offline.store_models import find_model, load_item_model
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -112,7 +111,7 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
     store = ModelStore(settings.store)
     manifest = find_model(store, settings.model)
     catalogue = read_catalogue(settings.items)
-    model = load_model(store.model_directory(manifest.model_id), device=settings.embed.device, parts={"item"})
+    model = load_item_model(store, manifest, device=settings.embed.device)
     clock.lap("load")
     work = _work_directory(store, manifest)
     embedded = embed_catalogue(
@@ -123,9 +122,7 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
         known=known_embeddings(store, manifest.item_tower_hash),
     )
     clock.lap("embed")
-    bundle = build_bundle(
-        store, manifest, catalogue, embedded, factory=settings.index, min_recall=settings.min_recall
-    )
+    bundle = build_bundle(store, manifest, catalogue, embedded, factory=settings.index, min_recall=settings.min_recall)
     clock.lap("index")
     if settings.publish:
         store.publish(bundle.bundle_id, make_default=settings.make_default)

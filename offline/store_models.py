@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
-from model_store.errors import ArtifactNotFound
+from model_store.errors import ArtifactIncompatible, ArtifactNotFound
+from model_store.hllm import HLLM
 from model_store.manifest import ModelManifest, read_model_manifest, verify_files
+from model_store.model import load_model
 from model_store.store import ModelStore
 
 
@@ -24,9 +26,7 @@ def find_model(store: ModelStore, model: str) -> ModelManifest:
     directory = Path(model)
     if not (directory / "manifest.json").is_file():
         known = ", ".join(by_id) or "none"
-        raise ArtifactNotFound(
-            f"model {model!r}: expected an id of the store (has: {known}) or a model directory"
-        )
+        raise ArtifactNotFound(f"model {model!r}: expected an id of the store (has: {known}) or a model directory")
     manifest = read_model_manifest(directory)
     if manifest.model_id in by_id:
         return by_id[manifest.model_id]
@@ -42,3 +42,21 @@ def find_model(store: ModelStore, model: str) -> ModelManifest:
             metrics=manifest.metrics,
             training=manifest.training,
         )
+
+
+def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) -> HLLM:
+    """Loads the part of a model that embeds items, verified and in evaluation mode.
+
+    Args:
+        store: The model store.
+        manifest: A model of the store.
+        device: Where to put it.
+
+    Raises:
+        ArtifactCorrupt: A file of the model is missing or altered.
+        ArtifactIncompatible: Models of its kind do not embed items.
+    """
+    model = load_model(store.model_directory(manifest.model_id), device=device, parts={"item"})
+    if not isinstance(model, HLLM):
+        raise ArtifactIncompatible(f"model {manifest.model_id} is of kind {manifest.kind!r}: it embeds no items")
+    return model

@@ -101,9 +101,7 @@ def test_items_are_found_again_in_another_order(tmp_path: Path) -> None:
     assert np.array_equal(again.embeddings, first.embeddings[::-1])
 
 
-def test_an_interrupted_run_loses_at_most_the_shard_it_was_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_loses_at_most_the_shard_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_hllm()
     options = EmbedOptions(token_budget=256, shard_seconds=0.0)  # a shard for each batch
     whole = embed_catalogue(model, shop_catalogue(60), directory=tmp_path / "a", options=options).embeddings

@@ -32,9 +32,7 @@ def write_small_dataset(directory: Path, *, time_unit: str = "seconds", num_user
     ]
     directory.mkdir()
     pq.write_table(shop_table(NUM_ITEMS), directory / "items.parquet")
-    table = pa.Table.from_pylist(
-        [row | {"type": None, "rating": None} for row in rows], schema=INTERACTION_SCHEMA
-    )
+    table = pa.Table.from_pylist([row | {"type": None, "rating": None} for row in rows], schema=INTERACTION_SCHEMA)
     pq.write_table(table, directory / "interactions.parquet")
     description = DatasetDescription(
         source="test",
@@ -123,9 +121,7 @@ def test_evaluate_reports_model_popularity_and_twin(tmp_path: Path) -> None:
     data = write_small_dataset(tmp_path / "data")
     model = add_small_model(store, small_hllm(), split="leave-one-out", seed=0)
     known = [f"i{row}" for row in range(NUM_ITEMS - 5)]
-    twin = add_small_model(
-        store, small_hllm(known_item_ids=known, item_input="id"), split="leave-one-out", seed=0
-    )
+    twin = add_small_model(store, small_hllm(known_item_ids=known, item_input="id"), split="leave-one-out", seed=0)
     bundle = reindex(ReindexSettings(model=model.model_id, items=data, store=store.root))
 
     report = evaluate(
@@ -190,9 +186,7 @@ def test_ranks_have_no_global_time_split(tmp_path: Path) -> None:
     model = add_small_model(store, small_hllm())
 
     with pytest.raises(InvalidInput, match="expected 'seconds'"):
-        evaluate(
-            EvaluateSettings(model=model.model_id, data=data, store=store.root, split=SplitName.TEMPORAL)
-        )
+        evaluate(EvaluateSettings(model=model.model_id, data=data, store=store.root, split=SplitName.TEMPORAL))
 
 
 def test_a_bundle_of_other_items_or_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -216,9 +210,7 @@ def test_the_command_prints_a_table_and_ends_with_json(tmp_path: Path) -> None:
     model = add_small_model(store, small_hllm())
     arguments = ["--model", model.model_id, "--data", str(data), "--store", store.root]
 
-    outcome = CliRunner().invoke(
-        app, [*arguments, "--json", str(tmp_path / "r.json")], catch_exceptions=False
-    )
+    outcome = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
 
     lines = outcome.stdout.splitlines()
     assert lines[0].split()[:3] == ["slice", "system", "cases"]

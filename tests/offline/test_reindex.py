@@ -38,9 +38,7 @@ def model_id(tmp_path: Path) -> str:
 
 
 def test_reindex_publishes_a_bundle_that_opens_and_finds_its_items(tmp_path: Path, model_id: str) -> None:
-    items = write_items(
-        tmp_path / "items.parquet", shop_table(120).append_column("price", pa.array([1.5] * 120))
-    )
+    items = write_items(tmp_path / "items.parquet", shop_table(120).append_column("price", pa.array([1.5] * 120)))
 
     result = run_reindex(settings_for(tmp_path, items, model_id))
 
@@ -85,9 +83,7 @@ def test_another_item_tower_embeds_everything_again(tmp_path: Path, model_id: st
 
 def test_json_lines_are_read_and_numbers_become_ids(tmp_path: Path, model_id: str) -> None:
     items = tmp_path / "items.jsonl"
-    items.write_text(
-        '{"item_id": 7, "title": "red hat", "tags": ["a", "b"]}\n{"item_id": 8, "title": "blue hat"}\n'
-    )
+    items.write_text('{"item_id": 7, "title": "red hat", "tags": ["a", "b"]}\n{"item_id": 8, "title": "blue hat"}\n')
 
     bundle = reindex(settings_for(tmp_path, items, model_id))
 
@@ -262,9 +258,7 @@ def kill_and_resume(tmp_path: Path, model_id: str, *, moments: list[float]) -> N
     result = run_reindex(settings_for(tmp_path, items, model_id, embed=EmbedOptions(token_budget=20_000)))
     assert result.num_reused >= saved
     assert open_bundle(store, store.live().bundles["hllm"]).manifest.num_items == 8_000
-    fresh = ReindexSettings(
-        model=str(store.model_directory(model_id)), items=items, store=str(tmp_path / "fresh")
-    )
+    fresh = ReindexSettings(model=str(store.model_directory(model_id)), items=items, store=str(tmp_path / "fresh"))
     expected = open_bundle(ModelStore(tmp_path / "fresh"), reindex(fresh).bundle_id).embeddings
     resumed = open_bundle(store, result.bundle.bundle_id).embeddings
     assert np.abs(resumed - expected).max() < 1e-4
