@@ -1,7 +1,7 @@
 """Imports a catalogue and an interaction log of a known format into a dataset.
 
-Broken rows are skipped, counted, and sampled in the report (``dataset.json``) with file and line; more of them
-than ``--max-bad`` end the job.
+Broken rows are skipped, counted, and sampled in the report (``dataset.json``) with file and line; more of
+them than ``--max-bad`` end the job.
 """
 
 import logging
@@ -119,9 +119,7 @@ def _interactions(source: Source, logs: list[RowLog]) -> Iterator[Interaction]:
 OUT = Annotated[Path, typer.Option(help="The dataset directory to make.")]
 MAX_BAD = Annotated[float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0.0, max=1.0)]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset at --out.")]
-ONLY_INTERACTED = Annotated[
-    bool, typer.Option("--only-interacted", help="Leave out items without interactions.")
-]
+ONLY_INTERACTED = Annotated[bool, typer.Option("--only-interacted", help="Leave out items without interactions.")]
 
 
 @app.callback()

@@ -1,7 +1,7 @@
 """The canonical form: ``items.jsonl[.gz]`` and ``interactions.csv[.gz]``.
 
 Items are JSON objects with ``item_id``, ``title`` and any attributes. Interactions have a header with
-``user_id``, ``item_id``, ``timestamp`` and, if they like, ``type`` and ``rating``; other columns are not read.
+``user_id``, ``item_id``, ``timestamp`` and, if they like, ``type`` and ``rating``; others are not read.
 """
 
 from collections.abc import Iterator

@@ -85,9 +85,7 @@ def header_of(records: Iterator[tuple[int, list[str]]], path: Path, required: tu
     return names
 
 
-def records_as_dicts(
-    path: Path, log: RowLog, *, required: tuple[str, ...]
-) -> Iterator[tuple[int, dict[str, str]]]:
+def records_as_dicts(path: Path, log: RowLog, *, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields CSV records by column name; one with another number of fields than the header is bad.
 
     Raises:

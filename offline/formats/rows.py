@@ -1,7 +1,7 @@
 """What every format yields, and the checks that every row passes, whatever its format.
 
-A bad row is skipped, counted, and sampled with its file and line; more than ``max_bad`` of a file's rows end the
-job.
+A bad row is skipped, counted, and sampled with its file and line; more than ``max_bad`` of a file's rows end
+the job.
 """
 
 import json
@@ -93,9 +93,7 @@ class RowLog:
         self.bad_rows += 1
         if len(self.samples) < _MAX_SAMPLES:
             self.samples.append({"line": line, "reason": reason})
-        if self.max_bad == 0 or (
-            self.bad_rows > _HOPELESS_ROWS and self._is_past_limit(max(self.max_bad, 0.5))
-        ):
+        if self.max_bad == 0 or (self.bad_rows > _HOPELESS_ROWS and self._is_past_limit(max(self.max_bad, 0.5))):
             self._fail()
 
     def finish(self) -> None:
@@ -186,7 +184,7 @@ def _identifier(value: Any, name: str) -> str:
         raise BadRow(f"{name} is empty")
     if len(value) > MAX_ID_CHARACTERS:
         raise BadRow(f"{name} has {len(value)} characters, expected at most {MAX_ID_CHARACTERS}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _seconds(value: Any, ticks_per_second: int) -> int:
@@ -246,9 +244,7 @@ def _attribute_value(value: Any) -> Any:
 def _as_text(value: Any) -> str:
     if value is None:
         return ""
-    return (
-        json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
-    )
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
 
 
 def _shown(value: Any) -> str:
