@@ -32,7 +32,7 @@ def test_no_syntax_line_and_no_digest_pins() -> None:
 def test_stages_share_one_base_image_that_can_be_replaced() -> None:
     stages = _arguments_of("FROM")
 
-    assert stages == ["${BASE_IMAGE} AS builder", "${BASE_IMAGE} AS runtime"]
+    assert stages == ["${BASE_IMAGE} AS dependencies", "dependencies AS builder", "${BASE_IMAGE} AS runtime"]
     assert _instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim")
 
 
