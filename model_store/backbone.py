@@ -113,21 +113,17 @@ def load_backbone(
     if str(source).startswith(PRESET_PREFIX):
         return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype)
     if overrides and not random_init:
-        raise InvalidInput(
-            f"{source}: pre-trained weights have a fixed shape, got {overrides}; use random_init"
-        )
+        raise InvalidInput(f"{source}: pre-trained weights have a fixed shape, got {overrides}; use random_init")
     location = _locate(source, needs_weights=not random_init)
     with quiet_progress(), _refuse_as(ArtifactIncompatible, location):
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if getattr(config, "is_encoder_decoder", False):
-            raise ArtifactIncompatible(
-                f"{location}: {config.model_type} is an encoder-decoder, expected one stack"
-            )
+            raise ArtifactIncompatible(f"{location}: {config.model_type} is an encoder-decoder, expected one stack")
         if random_init:
             model = _from_config(_reshape(config, overrides, location), dtype)
         else:
             model = _from_pretrained(location, config, dtype)
-    return _finish(model, tokenizer=_load_tokenizer(location))
+    return _finish(model, tokenizer=load_tokenizer(location))
 
 
 def _from_pretrained(location: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -233,7 +229,8 @@ def _locate(source: str | Path, *, needs_weights: bool) -> str:
     return str(directory)
 
 
-def _load_tokenizer(location: str) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(location: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a local directory or hub id; None if a directory has none."""
     if Path(location).is_dir():
         names = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "tokenizer_config.json")
         if not any((Path(location) / name).is_file() for name in names):

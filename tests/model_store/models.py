@@ -57,7 +57,7 @@ def make_directory(
         "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": 512,
     }
     torch.manual_seed(0)
     if family == "bert":
