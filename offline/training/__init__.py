@@ -1,0 +1,1 @@
+"""Training on top of transformers' Trainer: losses, tasks, batches, callbacks, checkpoints."""

@@ -1,0 +1,91 @@
+"""Text embeddings of the catalogue from a frozen Item LLM, and a joint that starts as their whitening."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from model_store.catalogue import Catalogue
+from model_store.hllm import HLLM, HLLMConfig, ItemLLM, whitening_joint
+from offline.embed_items import EmbedOptions, embed_catalogue
+
+LOGGER = logging.getLogger(__name__)
+
+
+def catalogue_states(
+    model: HLLM, catalogue: Catalogue, *, directory: Path, before_joint: bool
+) -> torch.Tensor:
+    """Runs the Item LLM over the catalogue, once: a killed run finds its shards again.
+
+    Args:
+        model: With its Item LLM.
+        catalogue: N items.
+        directory: Work directory of this Item LLM, as it is now, and no other.
+        before_joint: Leave the joint out: (H wide) states rather than the (D wide) text part.
+
+    Returns:
+        (N + 1, H or D) float32 on the CPU, row = item_index; row 0 is zeros.
+    """
+    assert model.item_llm is not None
+    reader = _text_reader(model) if before_joint else model
+    device = next(model.parameters()).device
+    path = directory / "embeddings.npy"
+    processes = PartialState()
+    if processes.is_main_process:
+        was_training = model.training
+        model.eval()
+        options = EmbedOptions(device=device.type)
+        embedded = embed_catalogue(
+            reader, catalogue, directory=directory, options=options, with_item_vectors=False
+        )
+        embedded.embeddings.flush()  # type: ignore[attr-defined]  # a memory map
+        model.train(was_training)
+    processes.wait_for_everyone()
+    states = np.load(path, mmap_mode="r")
+    return torch.from_numpy(np.concatenate([np.zeros((1, states.shape[1]), np.float32), states]))
+
+
+def whiten(joint: nn.Linear, states: torch.Tensor, *, power: float, rms: float) -> None:
+    """Sets a joint to the whitening of text states, in place.
+
+    Args:
+        joint: H to D.
+        states: (N + 1, H), row 0 is not an item.
+        power: See :func:`model_store.hllm.whitening_joint`.
+        rms: Likewise.
+    """
+    dim = min(joint.out_features, joint.in_features)
+    weight, bias = whitening_joint(states[1:], dim, power, rms=rms)
+    with torch.no_grad():
+        # a joint to more dimensions than the states have leaves the rest to the item vectors
+        joint.weight.zero_()
+        joint.bias.zero_()
+        joint.weight[:dim] = weight.to(joint.weight)
+        joint.bias[:dim] = bias.to(joint.bias)
+
+
+def _text_reader(model: HLLM) -> HLLM:
+    """The same Item LLM without its joint, sharing its weights."""
+    assert model.item_llm is not None
+    width = int(model.item_llm.backbone.config.hidden_size)
+    config: HLLMConfig = replace(model.config, embedding_dim=width, has_joint=False, has_item_vectors=False)
+    reader = _JointlessItemLLM(model.item_llm)
+    return HLLM(
+        config, item_llm=reader, item_tokenizer=model.item_tokenizer, user_llm=None, item_vectors=None
+    ).eval()
+
+
+class _JointlessItemLLM(ItemLLM):
+    """An Item LLM's states before the joint."""
+
+    def __init__(self, item_llm: ItemLLM) -> None:
+        nn.Module.__init__(self)
+        self.whole = item_llm
+        self.backbone = item_llm.backbone
+
+    def forward(self, batch):  # type: ignore[no-untyped-def]
+        return self.whole.pool(batch)
