@@ -66,7 +66,7 @@ class ArtifactFolder:
                 elif path.is_file() and not durable_files.is_held(path):
                     path.unlink(missing_ok=True)
 
-    def adopt(self, staged: Path, artifact: str, *, files: dict[str, FileEntry], manifest: bytes) -> Path:
+    def adopt(self, staged: Path, artifact: str, *, manifest: bytes) -> Path:
         """Moves a directory to its place, manifest included, and uploads it; call it inside ``lock``.
 
         An artifact that is there already and whole stays as it is; a damaged one is replaced.
@@ -74,7 +74,6 @@ class ArtifactFolder:
         Args:
             staged: The directory; it is gone afterwards if it was moved.
             artifact: ``<group>/<id>``.
-            files: What the manifest says of the files.
             manifest: The content of the manifest.
 
         Returns:
@@ -82,7 +81,7 @@ class ArtifactFolder:
         """
         target = self.local / artifact
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not _is_whole(target, files):
+        if target.exists() and not _is_whole(target):
             LOGGER.warning("%s is damaged and is replaced", artifact)
             self._remove_local(artifact)
         if not target.exists():
@@ -208,9 +207,11 @@ def _marker(directory: Path) -> Path:
     return directory.with_name(directory.name + ".in-use")
 
 
-def _is_whole(directory: Path, files: dict[str, FileEntry]) -> bool:
+def _is_whole(directory: Path) -> bool:
+    """Whether an artifact agrees with its own manifest, of either type."""
     try:
-        verify_files(directory, files)
-    except ArtifactError:
+        files = json.loads((directory / MANIFEST_NAME).read_bytes())["files"]
+        verify_files(directory, {name: FileEntry.model_validate(entry) for name, entry in files.items()})
+    except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return (directory / MANIFEST_NAME).is_file()
+    return True

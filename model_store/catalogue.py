@@ -50,9 +50,7 @@ class Catalogue:
         table = table.combine_chunks()
         item_ids = _checked_item_ids(table.column(ITEM_ID))
         if POPULARITY in table.column_names and not pa.types.is_integer(table.schema.field(POPULARITY).type):
-            raise InvalidInput(
-                f"column {POPULARITY!r} is {table.schema.field(POPULARITY).type}, expected int64"
-            )
+            raise InvalidInput(f"column {POPULARITY!r} is {table.schema.field(POPULARITY).type}, expected int64")
         return cls(table, item_ids)
 
     @classmethod

@@ -137,9 +137,7 @@ def verify_files(directory: Path, files: Mapping[str, FileEntry]) -> None:
         actual = _describe(directory / name).sha256
         if actual != expected.sha256:
             said = expected.sha256[:12]
-            raise ArtifactCorrupt(
-                f"{directory / name} has sha256 {actual[:12]}..., but the manifest says {said}..."
-            )
+            raise ArtifactCorrupt(f"{directory / name} has sha256 {actual[:12]}..., but the manifest says {said}...")
 
 
 def read_model_manifest(directory: Path) -> ModelManifest:
@@ -180,9 +178,7 @@ def parse_manifest(text: bytes, manifest_type: type[M], *, source: str) -> M:
     # looked at before the rest, because a newer schema is expected to have fields unknown here
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ArtifactIncompatible(
-            f"{source} has schema {version}, but only schemas up to {SCHEMA_VERSION} are known"
-        )
+        raise ArtifactIncompatible(f"{source} has schema {version}, but only schemas up to {SCHEMA_VERSION} are known")
     try:
         return manifest_type.model_validate(value)
     except ValidationError as error:

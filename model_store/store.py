@@ -225,9 +225,7 @@ class ModelStore:
             return self.model_directory(reference)
         directory = Path(reference)
         if not (directory / MANIFEST_NAME).is_file():
-            raise ArtifactNotFound(
-                f"model {reference!r} is neither an id in {self.root} nor a directory of one"
-            )
+            raise ArtifactNotFound(f"model {reference!r} is neither an id in {self.root} nor a directory of one")
         verify_files(directory, read_model_manifest(directory).files)
         return directory
 
@@ -301,9 +299,7 @@ class ModelStore:
             live = self.live()
             kind = kind or live.default
             if kind is None or kind not in live.bundles:
-                raise ArtifactNotFound(
-                    f"nothing of kind {kind!r} is live in {self.root}, so it cannot be rolled back"
-                )
+                raise ArtifactNotFound(f"nothing of kind {kind!r} is live in {self.root}, so it cannot be rolled back")
             target = self._rollback_target(kind, live)
             if target is None:
                 raise ArtifactNotFound(f"no bundle of kind {kind!r} was live before {live.bundles[kind]}")
@@ -350,7 +346,7 @@ class ModelStore:
     def _adopt(self, staged: Path, artifact: str, manifest: ModelManifest | BundleManifest) -> Path:
         content = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True).encode()
         with self._folder.lock():
-            return self._folder.adopt(staged, artifact, files=manifest.files, manifest=content)
+            return self._folder.adopt(staged, artifact, manifest=content)
 
     def _manifests(self, group: str, manifest_type: type[M]) -> list[M]:
         manifests: list[M] = []

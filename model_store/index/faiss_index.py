@@ -6,6 +6,7 @@ FAISS knows items by row, counted from 0, and says -1 for "nothing"; adding one 
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,7 @@ class FaissIndex:
             if selector is not None and num_allowed <= EXHAUSTIVE_ITEMS:
                 top_scores, top_rows = self._exhaustive(queries, wanted, selector)
             else:
-                top_scores, top_rows = self._approximate(
-                    queries, wanted, selector, num_allowed / self.num_items
-                )
+                top_scores, top_rows = self._approximate(queries, wanted, selector, num_allowed / self.num_items)
         scores[:, :wanted] = np.clip(top_scores, -1.0, 1.0)
         indices[:, :wanted] = top_rows + 1
         scores[indices == 0] = -np.inf
@@ -113,9 +112,7 @@ class FaissIndex:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _approximate(
-        self, queries: np.ndarray, k: int, selector: Any, share: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _approximate(self, queries: np.ndarray, k: int, selector: Any, share: float) -> tuple[np.ndarray, np.ndarray]:
         effort = self._effort(k, share)
         scores, rows = self._index.search(queries, k, params=_parameters(self._index, effort, selector))
         # cells without enough items, or a graph cut apart by the filter: those queries look everywhere
@@ -155,9 +152,7 @@ class FaissIndex:
     def _mask(self, allowed: np.ndarray) -> np.ndarray:
         allowed = np.asarray(allowed)
         if allowed.ndim != 1 or (len(allowed) and allowed.dtype.kind not in "iu"):
-            raise InvalidInput(
-                f"allowed has shape {allowed.shape} and dtype {allowed.dtype}, expected (any,) int64"
-            )
+            raise InvalidInput(f"allowed has shape {allowed.shape} and dtype {allowed.dtype}, expected (any,) int64")
         mask = np.zeros(self.num_items + 1, dtype=bool)
         if len(allowed):
             lowest, highest = int(allowed.min()), int(allowed.max())
@@ -187,13 +182,11 @@ def build_faiss(vectors: np.ndarray, factory: str) -> FaissIndex:
             index.train(_training_sample(vectors, num_cells=ivf.nlist if ivf else 0))
         for part in blocks(len(vectors)):
             index.add(unit(vectors[part]))
-        built = FaissIndex(index, factory=factory, parameters=_start_parameters(index))
-        # some types only tell here that they cannot be searched with a filter
-        built.search(vectors[:1], 1, allowed=np.array([1]))
     except RuntimeError as error:
-        raise InvalidInput(
-            f"index {factory!r} cannot be built over {vectors.shape}: {_reason(error)}"
-        ) from error
+        shape = f"{len(vectors)} vectors of width {vectors.shape[1]}"
+        raise InvalidInput(f"index {factory!r} cannot be built over {shape}: {_reason(error)}") from error
+    built = FaissIndex(index, factory=factory, parameters=_start_parameters(index))
+    _check_filters(built, vectors)
     return built
 
 
@@ -220,6 +213,14 @@ def _training_sample(vectors: np.ndarray, *, num_cells: int) -> np.ndarray:
         return unit(vectors)
     rows = np.random.default_rng(_SEED).choice(len(vectors), size=size, replace=False)
     return unit(vectors[np.sort(rows)])
+
+
+def _check_filters(index: FaissIndex, vectors: np.ndarray) -> None:
+    """Refuses types that cannot search with a filter, such as PQ without IVF; only a search tells."""
+    try:
+        index.search(vectors[:1], 1, allowed=np.array([1]))
+    except RuntimeError as error:
+        raise InvalidInput(f"index {index.factory!r} cannot search with a filter: {_reason(error)}") from error
 
 
 def _selector(is_allowed: np.ndarray) -> Any:
@@ -284,5 +285,5 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of a FAISS error, without the C++ signature before it."""
-    return str(error).strip().splitlines()[-1].removeprefix("Error: ").strip()
+    """What FAISS complains about, without the C++ signature and source line before it."""
+    return re.sub(r"^Error in .* at \S+:\d+: (Error: )?", "", str(error).strip(), flags=re.DOTALL)
