@@ -202,9 +202,7 @@ def read_sequences(path: Path, item_ids: pa.ChunkedArray) -> UserSequences:
         indices = pc.index_in(batch.column("item_id"), value_set=item_ids.combine_chunks())
         if indices.null_count:
             unknown = batch.column("item_id").filter(indices.is_null())[0].as_py()
-            raise InvalidInput(
-                f"{path} has an interaction with item {unknown!r}, which is not in {ITEMS_FILE}"
-            )
+            raise InvalidInput(f"{path} has an interaction with item {unknown!r}, which is not in {ITEMS_FILE}")
         firsts = _first_rows(batch.column("user_id"), users[-1] if users else None)
         users.extend(batch.column("user_id").take(pa.array(firsts)).to_pylist())
         starts.append(firsts + num_rows)

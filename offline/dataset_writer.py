@@ -140,20 +140,14 @@ class _InteractionLog:
         self._directory.mkdir()
         rows = iter(interactions)
         with contextlib.ExitStack() as stack:
-            writers = [
-                stack.enter_context(pa.ipc.new_file(path, _SPILL_SCHEMA)) for path in self._partition_paths()
-            ]
+            writers = [stack.enter_context(pa.ipc.new_file(path, _SPILL_SCHEMA)) for path in self._partition_paths()]
             while batch := list(islice(rows, _ROWS_PER_SPILL)):
                 self._spill_batch(batch, writers)
         if not self.num_rows:
-            unknown = (
-                f"; {self.num_unknown} are of items that are not among the items" if self.num_unknown else ""
-            )
+            unknown = f"; {self.num_unknown} are of items that are not among the items" if self.num_unknown else ""
             raise InvalidInput(f"there are no interactions, expected at least 1{unknown}")
         if self.num_unknown:
-            LOGGER.warning(
-                "left out %d interactions with items that are not among the items", self.num_unknown
-            )
+            LOGGER.warning("left out %d interactions with items that are not among the items", self.num_unknown)
 
     def guess_time_unit(self) -> TimeUnit:
         """``rank`` if every timestamp is too early to be a moment."""
@@ -185,9 +179,7 @@ class _InteractionLog:
         return [self._directory / f"{number:03d}.arrow" for number in range(_NUM_PARTITIONS)]
 
     def _spill_batch(self, batch: list[Interaction], writers: list[Any]) -> None:
-        rows = np.fromiter(
-            (self._table.row_of(row.item_id) for row in batch), dtype=np.int64, count=len(batch)
-        )
+        rows = np.fromiter((self._table.row_of(row.item_id) for row in batch), dtype=np.int64, count=len(batch))
         is_known = rows >= 0
         self.num_unknown += int(len(batch) - is_known.sum())
         if not is_known.all():
@@ -233,9 +225,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         if not (out / DESCRIPTION_FILE).exists():
             raise InvalidInput(f"{out} has something else than a dataset in it: choose another --out")
         if not overwrite:
-            raise InvalidInput(
-                f"{out} has a dataset already: choose another --out, or replace it with --overwrite"
-            )
+            raise InvalidInput(f"{out} has a dataset already: choose another --out, or replace it with --overwrite")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from model_store.errors import InvalidInput
 from offline import job
 from offline.dataset import DatasetDescription, TimeUnit
 from offline.dataset_writer import WriteOptions, write_dataset
-from offline.formats import canonical
+from offline.formats import amazon, canonical, movielens, pixelrec, recbole
 from offline.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
 
 LOGGER = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _items(source: Source, logs: list[RowLog]) -> Iterator[Item]:
     for (path, read), log in zip(source.item_files, logs, strict=True):
         for row in job.progress(read(path, log), description=f"items of {path.name}", unit="row"):
             try:
-                item = check_item(row)
+                item = check_item(row, path)
             except BadRow as error:
                 log.add_bad(row.line, str(error))
                 continue
@@ -140,9 +140,68 @@ def import_canonical(
     only_interacted: ONLY_INTERACTED = False,
 ) -> None:
     """JSON lines of items and a CSV of interactions: the form for your own data."""
-    is_milliseconds = time_unit == TimeUnitOption.MILLISECONDS
-    source = canonical.source(items, interactions, ticks_per_second=1000 if is_milliseconds else 1)
+    source = canonical.source(items, interactions, ticks_per_second=_ticks(time_unit))
     _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+
+
+@app.command("amazon")
+def import_amazon(
+    reviews: Annotated[list[Path], typer.Option(help="Review file; may be given several times.")],
+    metadata: Annotated[list[Path], typer.Option(help="Metadata file; may be given several times.")],
+    out: OUT,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """Amazon Reviews of 2014, 2018 or 2023 (told by the first review)."""
+    source = amazon.source(reviews, metadata)
+    _run(source, out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
+
+
+@app.command("movielens")
+def import_movielens(
+    path: Annotated[Path, typer.Option(help="The directory of u.data, ratings.dat or ratings.csv.")],
+    out: OUT,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """MovieLens: 100K, 1M, 10M, and later ones."""
+    _run(movielens.source(path), out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
+
+
+@app.command("pixelrec")
+def import_pixelrec(
+    items: Annotated[Path, typer.Option(help="CSV: item_id, title, tag, description.")],
+    interactions: Annotated[Path, typer.Option(help="CSV: item_id, user_id, timestamp.")],
+    out: OUT,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """PixelRec: CSV files of interactions and item information."""
+    source = pixelrec.source(items, interactions, ticks_per_second=_ticks(time_unit))
+    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+
+
+@app.command("recbole")
+def import_recbole(
+    items: Annotated[Path, typer.Option(help="NAME.item[.gz]")],
+    interactions: Annotated[Path, typer.Option(help="NAME.inter[.gz]")],
+    out: OUT,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """RecBole atomic files, with typed headers."""
+    source = recbole.source(items, interactions, ticks_per_second=_ticks(time_unit))
+    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+
+
+def _ticks(option: TimeUnitOption) -> int:
+    return 1000 if option == TimeUnitOption.MILLISECONDS else 1
 
 
 def _time_unit(option: TimeUnitOption) -> TimeUnit | None:

@@ -45,10 +45,10 @@ class ItemTable:
         """
         if item.item_id in self._rows:
             if not self._first_of_repeated:
-                first = self._rows[item.item_id] + 1
+                where = f"{item.origin}: " if item.origin else ""
                 raise InvalidInput(
-                    f"item_id {item.item_id!r} occurs twice, as items {first} and {len(self) + 1}: expected "
-                    "each once"
+                    f"{where}item_id {item.item_id!r} occurs twice, first as item {self._rows[item.item_id] + 1}: "
+                    "expected once"
                 )
             self.num_repeated += 1
             return
@@ -69,8 +69,7 @@ class ItemTable:
             kinds = {chunk[name].type for _, chunk in self._chunks if name in chunk}
             kind = _common_type(kinds)
             arrays = [
-                _cast(chunk[name], kind) if name in chunk else pa.nulls(size, kind)
-                for size, chunk in self._chunks
+                _cast(chunk[name], kind) if name in chunk else pa.nulls(size, kind) for size, chunk in self._chunks
             ]
             columns[_free_name(name, self._names)] = pa.chunked_array(arrays, type=kind)
         return pa.table(columns).filter(pa.array(is_kept))

@@ -90,8 +90,7 @@ def temporal(sequences: UserSequences, *, validation: float = 0.1, test: float =
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise InvalidInput(
-            f"split fractions validation={validation} and test={test}: expected each in 0..1, "
-            "together below 1"
+            f"split fractions validation={validation} and test={test}: expected each in 0..1, together below 1"
         )
     _check_users(sequences)
     times = np.sort(sequences.timestamps)
@@ -150,9 +149,7 @@ def without_items(sequences: UserSequences, is_out: np.ndarray) -> UserSequences
 
 def _check_users(sequences: UserSequences) -> None:
     if len(sequences) < 2:
-        raise InvalidInput(
-            f"the dataset has {len(sequences)} user(s), expected at least 2 to train and evaluate"
-        )
+        raise InvalidInput(f"the dataset has {len(sequences)} user(s), expected at least 2 to train and evaluate")
 
 
 def _prefixes(sequences: UserSequences, lengths: np.ndarray) -> UserSequences:

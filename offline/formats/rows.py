@@ -58,11 +58,15 @@ class Interaction(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A checked item. Attributes are bool, int, float, str or list[str]; absent ones are left out."""
+    """A checked item. Attributes are bool, int, float, str or list[str]; absent ones are left out.
+
+    ``origin`` names file and line for messages.
+    """
 
     item_id: str
     title: str
     attributes: dict[str, Any]
+    origin: str = ""
 
 
 @dataclass
@@ -143,8 +147,8 @@ class Source:
     repeated_items: Literal["error", "first"] = "error"
 
 
-def check_item(row: RawItem) -> Item:
-    """Checks and types an item.
+def check_item(row: RawItem, path: Path) -> Item:
+    """Checks and types an item of a file.
 
     Raises:
         BadRow: No id, or a text that is far too long.
@@ -157,7 +161,7 @@ def check_item(row: RawItem) -> Item:
         typed = _attribute_value(value)
         if typed is not None:
             attributes[name] = typed
-    return Item(_identifier(row.item_id, "item_id"), title, attributes)
+    return Item(_identifier(row.item_id, "item_id"), title, attributes, f"{path}, line {row.line}")
 
 
 def check_interaction(row: RawInteraction, ticks_per_second: int) -> Interaction:
