@@ -57,8 +57,10 @@ class ArtifactFolder:
             stack.callback(durable_files.remove_directory, directory)
             yield directory
 
-    def sweep_staging(self) -> None:
-        """Removes staging directories whose makers have died."""
+    def sweep(self) -> None:
+        """Removes what dead processes left: staging directories, half-written files. Call it inside ``lock``."""
+        for path in self.local.glob(durable_files.TEMPORARY_PATTERN):
+            path.unlink(missing_ok=True)
         with self._staging_lock():
             for path in self._staging.iterdir() if self._staging.is_dir() else ():
                 if path.is_dir() and not durable_files.is_held(_marker(path)):
@@ -118,6 +120,15 @@ class ArtifactFolder:
             with contextlib.suppress(FileExistsError):
                 durable_files.move_directory(staged, directory)
         return directory
+
+    def fetch_again(self, artifact: str) -> bool:
+        """Replaces the cached copy of a remote artifact; False if there is no remote one to fetch."""
+        if not self._remote or not self._remote.has(artifact):
+            return False
+        LOGGER.warning("the cached copy of %s is damaged and is fetched again", artifact)
+        self._remove_local(artifact)
+        self.directory(artifact)
+        return True
 
     def names(self, group: str) -> list[str]:
         """Names of the directories of a group, whole or not."""

@@ -55,7 +55,7 @@ class Bundle:
         if item_indices.size and (item_indices.min() < 0 or item_indices.max() > len(self.embeddings)):
             spanned = f"{item_indices.min()}..{item_indices.max()}"
             raise InvalidInput(f"item_index spans {spanned}, expected 0..{len(self.embeddings)}")
-        gathered = np.asarray(self.embeddings[np.maximum(item_indices, 1) - 1])
+        gathered = np.take(self.embeddings, np.maximum(item_indices, 1) - 1, axis=0)
         gathered[item_indices == 0] = 0.0
         return gathered
 

@@ -11,6 +11,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+# what write_atomically leaves beside a file if it is killed half-way
+TEMPORARY_PATTERN = ".*.tmp"
+
 
 def sync_directory(directory: Path) -> None:
     """Flushes a directory's entries (names and renames) to disk."""

@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,11 +213,8 @@ class ModelStore:
             ArtifactCorrupt: A file is missing or differs (the message names it).
             ArtifactIncompatible: Its schema is newer.
         """
-        directory = self._folder.directory(f"{MODELS}/{_checked(model_id, 'model id')}")
-        manifest = read_model_manifest(directory)
-        if verify:
-            verify_files(directory, manifest.files)
-        return directory
+        artifact = f"{MODELS}/{_checked(model_id, 'model id')}"
+        return self._open(artifact, read_model_manifest, verify=verify)
 
     def resolve_model(self, reference: str) -> Path:
         """The verified directory of a model that is named by id or by path; raises as ``model_directory``."""
@@ -231,11 +228,8 @@ class ModelStore:
 
     def bundle_directory(self, bundle_id: str, *, verify: bool = True) -> Path:
         """The local directory of a bundle; arguments and errors as ``model_directory``."""
-        directory = self._folder.directory(f"{BUNDLES}/{_checked(bundle_id, 'bundle id')}")
-        manifest = read_bundle_manifest(directory)
-        if verify:
-            verify_files(directory, manifest.files)
-        return directory
+        artifact = f"{BUNDLES}/{_checked(bundle_id, 'bundle id')}"
+        return self._open(artifact, read_bundle_manifest, verify=verify)
 
     def models(self) -> list[ModelManifest]:
         """All whole models, newest first."""
@@ -327,7 +321,7 @@ class ModelStore:
         if keep < 0:
             raise InvalidInput(f"keep is {keep}, expected at least 0")
         with self._folder.lock():
-            self._folder.sweep_staging()
+            self._folder.sweep()
             bundles, models = self.bundles(), self.models()
             kept = _newest_ids(bundles, keep) | self._untouchable()
             needed = {one.model_id for one in bundles if one.bundle_id in kept} | _newest_ids(models, keep)
@@ -347,6 +341,19 @@ class ModelStore:
         content = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True).encode()
         with self._folder.lock():
             return self._folder.adopt(staged, artifact, manifest=content)
+
+    def _open(self, artifact: str, read: Callable[[Path], M], *, verify: bool) -> Path:
+        directory = self._folder.directory(artifact)
+        try:
+            manifest = read(directory)
+            if verify:
+                verify_files(directory, manifest.files)
+        except ArtifactCorrupt:
+            # a cache may rot; if the store itself is damaged, the second look says so
+            if not self._folder.fetch_again(artifact):
+                raise
+            verify_files(directory, read(directory).files)
+        return directory
 
     def _manifests(self, group: str, manifest_type: type[M]) -> list[M]:
         manifests: list[M] = []

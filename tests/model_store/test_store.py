@@ -297,11 +297,14 @@ def test_garbage_collection_spares_staging_in_use_and_sweeps_the_rest(local: Mod
         dead = staged.parent / "dead"
         dead.mkdir()
         (dead / "file").write_text("x")
+        temporary = Path(local.root, ".live.json.1.ab.tmp")
+        temporary.write_text("{")
 
         local.collect_garbage()
 
         assert (staged / "file").exists()
         assert not dead.exists()
+        assert not temporary.exists()
     assert list(staged.parent.iterdir()) == []
 
 
@@ -361,6 +364,17 @@ def test_a_damaged_download_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactCorrupt, match=r"config\.json"):
         ModelStore(url, cache_directory=tmp_path / "reader").model_directory(model)
+
+
+def test_a_damaged_cache_is_filled_again(tmp_path: Path) -> None:
+    store = ModelStore(f"memory://{uuid.uuid4().hex}", cache_directory=tmp_path / "cache")
+    model = add_model(store).model_id
+    path = store.model_directory(model) / "config.json"
+    content = path.read_text()
+    path.write_text("{}")
+
+    assert store.model_directory(model) == path.parent
+    assert path.read_text() == content
 
 
 def _publish_many(root: str, seeds: list[int]) -> None:

@@ -128,6 +128,23 @@ def test_threads_may_search_one_index_with_different_filters() -> None:
     assert failures == []
 
 
+def test_searching_one_query_leaves_the_thread_setting_as_it_was() -> None:
+    index = build_index(random_vectors(50)).index
+    before = engine.faiss.omp_get_max_threads()
+
+    index.search(random_vectors(1), 3)
+
+    assert engine.faiss.omp_get_max_threads() == before
+
+
+def test_the_calling_thread_uses_one_openmp_thread_for_one_query_and_all_for_a_batch() -> None:
+    with engine._threads(1):
+        assert engine.faiss.omp_get_max_threads() == 1
+    before = engine.faiss.omp_get_max_threads()
+    with engine._threads(None):
+        assert engine.faiss.omp_get_max_threads() == before
+
+
 @pytest.mark.parametrize(
     "factory", ["", "Nope", "IVF16", "IVF1000,Flat", "IDMap,Flat", "PQ4x4", "NSG16", "LSH", "Flat,Flat,Flat"]
 )
