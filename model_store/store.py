@@ -24,10 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from model_store.artifact_folder import ArtifactFolder
 from model_store.errors import ArtifactCorrupt, ArtifactError, ArtifactNotFound, InvalidInput
+from model_store.live_pointer import LivePointer, earlier_bundles, recorded
 from model_store.manifest import (
     MANIFEST_NAME,
     BundleManifest,
@@ -43,6 +42,8 @@ from model_store.manifest import (
 )
 from model_store.remote import RemoteFiles
 
+__all__ = ["LivePointer", "ModelStore"]
+
 LOGGER = logging.getLogger(__name__)
 
 MODELS = "models"
@@ -56,20 +57,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ID_DIGITS = 12
 
 M = TypeVar("M", ModelManifest, BundleManifest)
-
-
-class LivePointer(BaseModel):
-    """Which bundle is served, per kind of model.
-
-    Attributes:
-        bundles: kind -> bundle_id.
-        default: The kind that answers requests that name none; None if nothing is live.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bundles: dict[str, str] = {}
-    default: str | None = None
 
 
 class ModelStore:
@@ -267,8 +254,7 @@ class ModelStore:
             if not self._folder.has(f"{BUNDLES}/{bundle_id}"):
                 raise ArtifactNotFound(f"bundle {bundle_id!r} is in the cache but no longer in {self.root}")
             live = self.live()
-            # the history first: if the process dies in between, its last entry is one that never went live,
-            # which rollback ignores; the other way round the live bundle would be missing from it
+            # the history first: the other way round, dying in between would lose the rollback target
             self._record(manifest.kind, before=live.bundles.get(manifest.kind), after=bundle_id)
             default = manifest.kind if make_default or live.default is None else live.default
             pointer = LivePointer(bundles={**live.bundles, manifest.kind: bundle_id}, default=default)
@@ -369,22 +355,14 @@ class ModelStore:
         return sorted(manifests, key=lambda one: (one.created_at, one.artifact_id), reverse=True)
 
     def _rollback_target(self, kind: str, live: LivePointer) -> str | None:
-        history = self._history(kind)
-        current = live.bundles.get(kind)
-        earlier = history[: history.index(current)] if current in history else history
-        return next((one for one in reversed(earlier) if self._folder.has(f"{BUNDLES}/{one}")), None)
+        earlier = earlier_bundles(self._history(kind), live.bundles[kind])
+        return next((one for one in earlier if self._folder.has(f"{BUNDLES}/{one}")), None)
 
     def _history(self, kind: str) -> list[str]:
-        """Bundles in the order they went live, each once, so that the live one has one place in it."""
-        history = self._folder.read_json(_HISTORY).get(kind, [])
-        return [one for one in history if isinstance(one, str)]
+        return [one for one in self._folder.read_json(_HISTORY).get(kind, []) if isinstance(one, str)]
 
     def _record(self, kind: str, *, before: str | None, after: str) -> None:
-        history = self._history(kind)
-        if before is not None:
-            # what comes after the live one was rolled back, or never went live
-            history = history[: history.index(before) + 1] if before in history else [*history, before]
-        history = [one for one in history if one != after] + [after]
+        history = recorded(self._history(kind), before=before, after=after)
         self._folder.write_json(_HISTORY, {**self._folder.read_json(_HISTORY), kind: history})
 
     def _write_live(self, pointer: LivePointer) -> None:

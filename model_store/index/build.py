@@ -18,7 +18,7 @@ import numpy as np
 from model_store.errors import InvalidInput
 from model_store.index.faiss_index import EXHAUSTIVE_ITEMS, FaissIndex, build_faiss, load_faiss
 from model_store.index.protocol import BuiltIndex, VectorIndex
-from model_store.index.recall import measure_recall
+from model_store.index.recall import RecallProbe, measure_recall, sample_queries
 from model_store.index.vectors import check_vectors
 
 LOGGER = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ _LARGEST_SHARE = 1 / 8
 _LEAST_GAIN = 0.001
 # other queries than those of the reported recall, which would flatter it
 _TUNING_SEED = 1
+_TUNING_QUERIES = 256
 
 
 def build_index(
@@ -54,7 +55,9 @@ def build_index(
     if factory == AUTO:
         index = _best(vectors, recall_target)
     else:
-        index, _ = _tuned(build_faiss(vectors, factory), vectors, recall_target)
+        index = build_faiss(vectors, factory)
+        if index.effort_name is not None:
+            index, _ = _tuned(index, vectors, recall_target)
     recall = measure_recall(index, vectors)
     if recall < recall_target:
         LOGGER.warning("index %s reaches recall@10 %.4f, the target is %.4f", index.factory, recall, recall_target)
@@ -107,9 +110,11 @@ def _tuned(
         The tuned index and its recall, the lower one of those at 10 and at 100.
     """
     name, limit = index.effort_name, limit or index.largest_effort
+    queries = sample_queries(vectors, num_queries=_TUNING_QUERIES, seed=_TUNING_SEED)
+    probe = RecallProbe.make(vectors, queries, largest_k=max(_TUNED_K))
     previous = -1.0
     while True:
-        recall = min(measure_recall(index, vectors, k=k, seed=_TUNING_SEED) for k in _TUNED_K)
+        recall = min(probe.recall(index, k) for k in _TUNED_K)
         effort = int(index.parameters[name]) if name else limit
         LOGGER.info("%s %s: recall %.4f", index.factory, index.parameters, recall)
         if recall >= target or effort >= limit or recall - previous < _LEAST_GAIN:

@@ -1,5 +1,7 @@
 """How much of the exact result an index finds."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from model_store.errors import InvalidInput
@@ -28,6 +30,41 @@ def sample_queries(vectors: np.ndarray, *, num_queries: int, seed: int) -> np.nd
     return unit(first + np.float32(0.8) * second)
 
 
+@dataclass(frozen=True)
+class RecallProbe:
+    """Queries with their exact answers, to measure several indexes or settings against.
+
+    Attributes:
+        vectors: (N, D) float32, any norm; row ``i`` is ``item_index`` ``i + 1``.
+        queries: (B, D) float32, unit norm.
+        best: (B, up to N) float32, the highest cosines of each query, descending.
+    """
+
+    vectors: np.ndarray
+    queries: np.ndarray
+    best: np.ndarray
+
+    @classmethod
+    def make(cls, vectors: np.ndarray, queries: np.ndarray, *, largest_k: int) -> "RecallProbe":
+        """Answers the queries exactly, up to ``largest_k`` items each."""
+        queries = unit(queries)
+        return cls(vectors, queries, exact_search(vectors, queries, min(largest_k, len(vectors))))
+
+    def recall(self, index: VectorIndex, k: int) -> float:
+        """Recall@k in [0, 1]; items that tie with the k-th best count as found.
+
+        Args:
+            index: An index over ``vectors``.
+            k: Cut to the number of exact answers.
+        """
+        k = min(k, self.best.shape[1])
+        _, found = index.search(self.queries, k)
+        # scores are recomputed, because a quantising index reports approximate ones
+        neighbours = unit(self.vectors[np.maximum(found, 1).ravel() - 1]).reshape(*found.shape, -1)
+        scores = np.einsum("bkd,bd->bk", neighbours, self.queries)
+        return float(np.mean((scores >= self.best[:, k - 1 : k] - _TIE) & (found > 0)))
+
+
 def measure_recall(
     index: VectorIndex,
     vectors: np.ndarray,
@@ -37,7 +74,7 @@ def measure_recall(
     seed: int = 0,
     queries: np.ndarray | None = None,
 ) -> float:
-    """Recall@k of an index against exact search; items that tie with the k-th best count as found.
+    """Recall@k of an index against exact search.
 
     Args:
         index: The index over ``vectors``.
@@ -54,10 +91,4 @@ def measure_recall(
         raise InvalidInput(f"index has {index.num_items} items, but there are {len(vectors)} vectors")
     if queries is None:
         queries = sample_queries(vectors, num_queries=num_queries, seed=seed)
-    queries, k = unit(queries), min(k, len(vectors))
-    _, found = index.search(queries, k)
-    threshold = exact_search(vectors, queries, k)[:, -1:]
-    # scores are recomputed, because a quantising index reports approximate ones
-    neighbours = unit(vectors[np.maximum(found, 1) - 1].reshape(-1, vectors.shape[1]))
-    scores = np.einsum("bkd,bd->bk", neighbours.reshape(*found.shape, -1), queries)
-    return float(np.mean((scores >= threshold - _TIE) & (found > 0)))
+    return RecallProbe.make(vectors, queries, largest_k=k).recall(index, k)
