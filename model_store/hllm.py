@@ -194,9 +194,7 @@ class UserLLM(nn.Module):
             if timestamps is None:
                 raise InvalidInput("this model reads timestamps, and none were given")
             inputs = inputs + self.time_features(timestamps)
-        states: torch.Tensor = self.backbone(
-            inputs_embeds=self.dropout(inputs), use_cache=False
-        ).last_hidden_state
+        states: torch.Tensor = self.backbone(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
         return states
 
 
@@ -214,9 +212,7 @@ class ItemVectors(nn.Module):
         self.known_item_ids = list(known_item_ids)
         self._row_of = {item_id: row for row, item_id in enumerate(self.known_item_ids)}
         if len(self._row_of) != len(self.known_item_ids):
-            raise InvalidInput(
-                f"item vectors: {len(self.known_item_ids)} ids, only {len(self._row_of)} distinct"
-            )
+            raise InvalidInput(f"item vectors: {len(self.known_item_ids)} ids, only {len(self._row_of)} distinct")
         self.weight = nn.Parameter(torch.zeros(len(self.known_item_ids), embedding_dim))
         if std > 0:
             nn.init.normal_(self.weight, std=std)
@@ -318,9 +314,7 @@ class HLLM(nn.Module):
             if part is None:
                 continue
             backbone: Any = part.backbone
-            enable = getattr(
-                backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable
-            )
+            enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
             enable()
 
 
@@ -370,9 +364,7 @@ def build_user_llm(backbone: Backbone, config: HLLMConfig) -> UserLLM:
 
 def _build_item_side(backbone: Backbone | None, config: HLLMConfig) -> tuple[ItemLLM, ItemTokenizer]:
     if backbone is None or backbone.tokenizer is None:
-        raise InvalidInput(
-            "item_input 'text' needs an Item LLM with a tokenizer (a preset needs texts to train one)"
-        )
+        raise InvalidInput("item_input 'text' needs an Item LLM with a tokenizer (a preset needs texts to train one)")
     if backbone.hidden_size != config.embedding_dim and not config.has_joint:
         raise InvalidInput(
             f"Item LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}: set has_joint"
@@ -384,13 +376,9 @@ def _build_item_side(backbone: Backbone | None, config: HLLMConfig) -> tuple[Ite
 
 def _check_user_backbone(backbone: Backbone, config: HLLMConfig) -> None:
     if not backbone.is_causal:
-        raise InvalidInput(
-            f"the User LLM must be a decoder, got {backbone.model.config.model_type} (sees the future)"
-        )
+        raise InvalidInput(f"the User LLM must be a decoder, got {backbone.model.config.model_type} (sees the future)")
     if backbone.hidden_size != config.embedding_dim:
-        raise InvalidInput(
-            f"the User LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}"
-        )
+        raise InvalidInput(f"the User LLM is {backbone.hidden_size} wide, embedding_dim is {config.embedding_dim}")
     _check_positions(backbone, config.max_history_length, "max_history_length")
 
 

@@ -51,9 +51,7 @@ def save_hllm(model: HLLM, directory: Path) -> None:
     _write_json(directory / "config.json", config.to_dict())
     save_weights(user_llm.backbone, directory / "user_llm", adapter_directory=directory / "adapter/user_llm")
     if item_llm is not None and model.item_tokenizer is not None:
-        save_weights(
-            item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm"
-        )
+        save_weights(item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm")
         _save_tokenizer(model.item_tokenizer, directory / "item_llm")
     if model.item_vectors is not None:
         ids = pa.table({"item_id": pa.array(model.item_vectors.known_item_ids, pa.string())})
@@ -104,9 +102,7 @@ def load_hllm(
         item_vectors = ItemVectors(read_known_item_ids(directory), config.embedding_dim)
     if "user" in parts:
         user_llm = build_user_llm(backbone("user_llm", with_tokenizer=False), config)
-    model = HLLM(
-        config, item_llm=item_llm, item_tokenizer=item_tokenizer, user_llm=user_llm, item_vectors=item_vectors
-    )
+    model = HLLM(config, item_llm=item_llm, item_tokenizer=item_tokenizer, user_llm=user_llm, item_vectors=item_vectors)
     _fill_heads(model, directory / "heads.safetensors", dtype)
     return model.to(device).eval()
 
@@ -197,9 +193,7 @@ def _fill_heads(model: HLLM, path: Path, dtype: torch.dtype) -> None:
         for name, module, attribute in _owners(model, own):
             tensor = heads.get_tensor(name)
             if tensor.shape != own[name].shape:
-                raise ArtifactCorrupt(
-                    f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
-                )
+                raise ArtifactCorrupt(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
             kept = torch.float32 if name == "logit_scale" else dtype
             setattr(module, attribute, torch.nn.Parameter(tensor.to(kept)))
 

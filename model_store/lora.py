@@ -52,9 +52,7 @@ def apply_lora(backbone: Backbone, settings: LoraSettings) -> Backbone:
         with _without_deprecations():
             adapted: Any = get_peft_model(backbone.model, config)
     except ValueError as error:
-        raise InvalidInput(
-            f"LoRA targets {settings.targets}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise InvalidInput(f"LoRA targets {settings.targets}: {' '.join(str(error).split())[:300]}") from error
     return replace(backbone, model=adapted)
 
 

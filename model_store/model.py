@@ -32,9 +32,7 @@ def read_kind(directory: Path) -> str:
         raise ArtifactCorrupt(f"{path}: not JSON: {error}") from error
     kind = values.get("kind") if isinstance(values, dict) else None
     if kind not in _LOADERS:
-        raise ArtifactIncompatible(
-            f"{path}: unknown kind {kind!r}, expected one of {', '.join(sorted(_LOADERS))}"
-        )
+        raise ArtifactIncompatible(f"{path}: unknown kind {kind!r}, expected one of {', '.join(sorted(_LOADERS))}")
     return str(kind)
 
 

@@ -97,9 +97,7 @@ class HLLMUserEncoder:
         self._bundle = bundle
         self._device = device
         self._dtype = dtype
-        self._model = load_hllm(
-            bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True
-        )
+        self._model = load_hllm(bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True)
 
     @property
     def max_history_length(self) -> int:
@@ -173,6 +171,4 @@ def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
     yield rows
 
 
-_ENCODERS: dict[str, Callable[[ItemEmbeddings, torch.device, torch.dtype], UserEncoder]] = {
-    hllm.KIND: HLLMUserEncoder
-}
+_ENCODERS: dict[str, Callable[[ItemEmbeddings, torch.device, torch.dtype], UserEncoder]] = {hllm.KIND: HLLMUserEncoder}

@@ -28,10 +28,7 @@ needs_pretrained = pytest.mark.skipif(
     not PRETRAINED, reason="HATSTAND_TEST_WEIGHTS names no directory of pre-trained Llama weights"
 )
 CORPUS = [
-    f"title: {colour} {thing} number {n}"
-    for n in range(9)
-    for colour in ("red", "blue")
-    for thing in ("shoe", "hat")
+    f"title: {colour} {thing} number {n}" for n in range(9) for colour in ("red", "blue") for thing in ("shoe", "hat")
 ]
 _DECODERS = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -46,9 +43,7 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(CORPUS, vocab_size=300)
 
 
-def make_directory(
-    family: str, directory: Path, *, hidden_size: int = 32, with_tokenizer: bool = True
-) -> Path:
+def make_directory(family: str, directory: Path, *, hidden_size: int = 32, with_tokenizer: bool = True) -> Path:
     """A Hugging Face directory as people publish them: with the LM head, safetensors and a tokenizer."""
     tokenizer = make_tokenizer()
     shape = {
@@ -64,12 +59,8 @@ def make_directory(
         model = BertModel(BertConfig(**shape, pad_token_id=0))
     else:
         config_class, model_class, extra = _DECODERS[family]
-        model = model_class(
-            config_class(**shape, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, **extra)
-        )
-    with (
-        torch.no_grad()
-    ):  # the usual initialisation is so small that every difference would vanish in rounding
+        model = model_class(config_class(**shape, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, **extra))
+    with torch.no_grad():  # the usual initialisation is so small that every difference would vanish in rounding
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=0.15)

@@ -28,9 +28,7 @@ def test_what_is_called_causal_cannot_see_the_future(family: str, tmp_path: Path
     other_end[:, -1] = torch.randn(32)
 
     with torch.no_grad():
-        first, second = (
-            backbone.model(inputs_embeds=e).last_hidden_state[:, :5] for e in (embeddings, other_end)
-        )
+        first, second = (backbone.model(inputs_embeds=e).last_hidden_state[:, :5] for e in (embeddings, other_end))
 
     assert torch.allclose(first, second, atol=1e-6) == backbone.is_causal
 
@@ -140,13 +138,8 @@ def test_real_pretrained_weights_load() -> None:
     assert backbone.tokenizer is not None
     tokens = backbone.tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        logits = (
-            backbone.model(input_ids=tokens).last_hidden_state
-            @ backbone.model.get_input_embeddings().weight.T
-        )
-    assert (
-        logits.softmax(-1).max() > 0.5
-    )  # a trained model is sure of itself somewhere in its favourite opening
+        logits = backbone.model(input_ids=tokens).last_hidden_state @ backbone.model.get_input_embeddings().weight.T
+    assert logits.softmax(-1).max() > 0.5  # a trained model is sure of itself somewhere in its favourite opening
 
 
 def test_a_directory_lacking_some_weights_is_refused(tmp_path: Path) -> None:

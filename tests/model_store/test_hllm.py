@@ -26,9 +26,7 @@ def _item_side(family: str, pooling: str, directory: Path) -> tuple[ItemLLM, Ite
 
 @pytest.mark.parametrize("pooling", ["item_token", "mean"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_item_embedding_does_not_depend_on_its_batch_neighbours(
-    family: str, pooling: str, tmp_path: Path
-) -> None:
+def test_an_item_embedding_does_not_depend_on_its_batch_neighbours(family: str, pooling: str, tmp_path: Path) -> None:
     item_llm, tokenizer = _item_side(family, pooling, tmp_path)
     tokens = tokenizer.encode(TEXTS)
 
@@ -206,9 +204,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_whitening_makes_directions_uncorrelated_and_as_wide_as_asked(power: float) -> None:
     torch.manual_seed(0)
-    embeddings = (
-        torch.randn(500, 12) * torch.logspace(0, -2, 12) @ torch.linalg.qr(torch.randn(12, 12))[0] + 5
-    )
+    embeddings = torch.randn(500, 12) * torch.logspace(0, -2, 12) @ torch.linalg.qr(torch.randn(12, 12))[0] + 5
     weight, bias = whitening_joint(embeddings, 6, power)
 
     result = embeddings @ weight.T + bias
@@ -241,13 +237,9 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="tokenizer"):
         build_hllm(config=HLLMConfig(embedding_dim=64), item_backbone=None, user_backbone=user)
     with pytest.raises(InvalidInput, match="decoder"):
-        build_hllm(
-            config=HLLMConfig(embedding_dim=64, has_joint=True), item_backbone=text, user_backbone=bert
-        )
+        build_hllm(config=HLLMConfig(embedding_dim=64, has_joint=True), item_backbone=text, user_backbone=bert)
     with pytest.raises(InvalidInput, match="embedding_dim is 32"):
-        build_hllm(
-            config=HLLMConfig(embedding_dim=32, has_joint=True), item_backbone=text, user_backbone=user
-        )
+        build_hllm(config=HLLMConfig(embedding_dim=32, has_joint=True), item_backbone=text, user_backbone=user)
     with pytest.raises(InvalidInput, match="positions"):
         build_hllm(config=replace(config, max_history_length=5000), item_backbone=text, user_backbone=user)
 

@@ -183,9 +183,7 @@ def test_heads_of_another_model_are_refused(tmp_path: Path) -> None:
     ("content", "error"),
     [("{", ArtifactCorrupt), ('{"kind": "telepathy"}', ArtifactIncompatible), ("[]", ArtifactIncompatible)],
 )
-def test_a_directory_of_an_unknown_kind_is_refused(
-    content: str, error: type[Exception], tmp_path: Path
-) -> None:
+def test_a_directory_of_an_unknown_kind_is_refused(content: str, error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(ArtifactNotFound, match="config.json"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text(content)

@@ -14,9 +14,7 @@ def test_text_is_prompt_then_fields_in_order_without_separator() -> None:
     assert item_text(fields, field_names=FIELDS) == f"{ITEM_PROMPT}title: Red hatdescription: warm"
 
 
-@pytest.mark.parametrize(
-    "nothing", [None, "", "  ", float("nan"), np.float64("nan"), [], [None, ""], np.array([])]
-)
+@pytest.mark.parametrize("nothing", [None, "", "  ", float("nan"), np.float64("nan"), [], [None, ""], np.array([])])
 def test_a_field_without_a_value_is_left_out(nothing: object) -> None:
     assert item_text({"title": "hat", "tag": nothing}, field_names=FIELDS) == f"{ITEM_PROMPT}title: hat"
 
@@ -34,10 +32,7 @@ def test_values_of_all_types_become_text() -> None:
         "e": np.array(["p", "q"]),
         "f": 1.5,
     }
-    assert (
-        item_text(fields, prompt="", field_names=list("abcdef"))
-        == "a: x, yb: 0c: Falsed: size: 3e: p, qf: 1.5"
-    )
+    assert item_text(fields, prompt="", field_names=list("abcdef")) == "a: x, yb: 0c: Falsed: size: 3e: p, qf: 1.5"
 
 
 def test_content_hash_tells_ids_and_texts_apart() -> None:

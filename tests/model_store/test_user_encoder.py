@@ -97,9 +97,7 @@ def test_a_history_that_says_nothing_is_refused(encoder: UserEncoder, history: H
         encoder.encode([_history(3), history])
 
 
-def test_half_precision_stays_close_and_answers_in_float32(
-    bundle: StoredEmbeddings, encoder: UserEncoder
-) -> None:
+def test_half_precision_stays_close_and_answers_in_float32(bundle: StoredEmbeddings, encoder: UserEncoder) -> None:
     half = make_user_encoder(bundle, dtype=torch.bfloat16).encode([_history(8)])
     assert half.dtype == np.float32
     assert (half * encoder.encode([_history(8)])).sum() > 0.99

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound, InvalidInput
@@ -19,8 +20,6 @@ HIDDEN = 32
 
 def _tensors(directory: Path) -> dict[str, torch.Tensor]:
     """The layout of a released checkpoint: two whole language models with heads, and two parameters."""
-    from transformers import AutoModelForCausalLM
-
     tensors = {
         "item_emb_tokens": torch.randn(1, 1, HIDDEN),
         "logit_scale": torch.tensor(3.25),
@@ -46,8 +45,6 @@ def _convert(checkpoint: Path, llama: Path, *options: str) -> dict[str, object]:
 
 def _expected_item_embedding(tensors: dict[str, torch.Tensor], llama: Path, tokens: list[int]) -> torch.Tensor:
     """What the released code computes, written out: the whole causal model, [ITEM] in the last place."""
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(llama).eval()
     model.load_state_dict(
         {name.removeprefix("item_llm."): t for name, t in tensors.items() if name.startswith("item_llm.")}
@@ -106,9 +103,7 @@ def test_a_packed_attention_matrix_is_split(llama: Path, tmp_path: Path) -> None
     config["num_key_value_heads"] = config["num_attention_heads"]
     (llama / "config.json").write_text(json.dumps(config))
     (llama / "model.safetensors").unlink()
-    tensors = {}
-    for name, tensor in _plain_tensors(llama).items():
-        tensors[name] = tensor
+    tensors = _plain_tensors(llama)
     packed = dict(tensors)
     for name in list(packed):
         if name.endswith("q_proj.weight"):
@@ -125,8 +120,6 @@ def test_a_packed_attention_matrix_is_split(llama: Path, tmp_path: Path) -> None
 
 
 def _plain_tensors(directory: Path) -> dict[str, torch.Tensor]:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     state = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory)).state_dict()
     return {f"{side}.{name}": t.clone() for side in ("item_llm", "user_llm") for name, t in state.items()}
