@@ -71,7 +71,7 @@ class ItemTable:
             arrays = [
                 _cast(chunk[name], kind) if name in chunk else pa.nulls(size, kind) for size, chunk in self._chunks
             ]
-            columns[_free_name(name, self._names)] = pa.chunked_array(arrays, type=kind)
+            columns[name] = pa.chunked_array(arrays, type=kind)
         return pa.table(columns).filter(pa.array(is_kept))
 
     def _close_chunk(self) -> None:
@@ -81,7 +81,9 @@ class ItemTable:
         values: dict[str, list[Any]] = {}
         for row, item in enumerate(self._pending):
             for name, value in item.attributes.items():
-                values.setdefault(name, [None] * size)[row] = value
+                # an attribute must not pass for a column with a meaning of its own
+                column_name = f"{name}_attribute" if name in _RESERVED else name
+                values.setdefault(column_name, [None] * size)[row] = value
         chunk = {name: _typed(column) for name, column in values.items()}
         for name in values:
             self._names.setdefault(name)
@@ -94,16 +96,6 @@ class ItemTable:
         chunk[TITLE] = pa.array([item.title for item in self._pending], pa.string())
         self._chunks.append((size, chunk))
         self._pending = []
-
-
-def _free_name(name: str, taken: dict[str, None]) -> str:
-    """An attribute must not pass for a column with a meaning of its own."""
-    if name not in taken or name not in _RESERVED:
-        return name
-    free = f"{name}_attribute"
-    while free in taken:
-        free += "_"
-    return free
 
 
 def _typed(values: list[Any]) -> pa.Array:
