@@ -18,7 +18,6 @@ from offline.dataset import Dataset
 from offline.formats import canonical
 from offline.import_data import ImportOptions, import_source
 from offline.reindex import ReindexSettings, reindex
-from offline.train import train_hllm
 from offline.training.settings import TrainSettings
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -64,6 +63,9 @@ def train_and_publish(settings: TrainSettings) -> BundleManifest:
     Raises:
         InvalidInput: Bad data or settings, or the bundle does not pass its gates.
     """
+    # the training libraries take seconds to import, which a demo that is there already need not wait for
+    from offline.training.hllm_run import train_hllm
+
     model = train_hllm(settings)
     return reindex(ReindexSettings(model=model.model_id, items=settings.data, store=settings.store))
 
