@@ -31,7 +31,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 _DAY = 86_400
 _START = 1_735_689_600  # 2025-01-01, so that a shop is the same whenever it is generated
 _DAYS = 181
-_MIN_ITEMS = 300
+_MIN_ITEMS = 50
 _MEAN_SESSIONS = 4.0
 _MEAN_FURTHER_EVENTS = 2.3
 _TREND_DAYS = 10.0
@@ -93,7 +93,7 @@ def generate_shop(
 
     Args:
         out: The dataset directory to make.
-        num_items: At least 300.
+        num_items: At least 50.
         num_users: At least 2; each has about 14 interactions.
         seed: Another seed makes another shop.
         overwrite: Replace a dataset that is there already.
@@ -244,7 +244,7 @@ class _Visits:
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="The dataset directory to make.")],
-    num_items: Annotated[int, typer.Option(help="At least 300.", min=1)] = 2_000,
+    num_items: Annotated[int, typer.Option(help="At least 50.", min=1)] = 2_000,
     num_users: Annotated[int, typer.Option(help="Each has about 14 interactions.", min=2)] = 3_500,
     seed: Annotated[int, typer.Option(help="Another seed makes another shop.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset at --out.")] = False,

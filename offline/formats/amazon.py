@@ -134,7 +134,10 @@ def _parse(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return ast.literal_eval(text)
+        content = ast.literal_eval(text)
+        # what JSON could not hold either (sets, bytes, half a surrogate pair) is a TypeError here
+        orjson.dumps(content)
+        return content
 
 
 def _path_of(categories: Any) -> list[str]:

@@ -64,7 +64,7 @@ def test_what_came_before_tells_far_more_than_popularity(shop: Dataset) -> None:
 
 def test_the_same_seed_makes_the_same_shop_and_another_one_another(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        generate_shop(tmp_path / name, num_items=300, num_users=40, seed=seed)
+        generate_shop(tmp_path / name, num_items=100, num_users=40, seed=seed)
     one, same, other = (Dataset.open(tmp_path / name) for name in ("one", "same", "other"))
 
     assert one.items.equals(same.items)
@@ -82,5 +82,5 @@ def test_large_shops_keep_titles_apart(tmp_path: Path) -> None:
 
 
 def test_a_shop_too_small_for_its_vocabulary_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="a shop of 10 items, expected at least 300"):
+    with pytest.raises(InvalidInput, match="a shop of 10 items, expected at least 50"):
         generate_shop(tmp_path / "small", num_items=10)
