@@ -19,15 +19,15 @@ LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
 
 NUM_ITEMS = 2_000
+# enough to see when to stop; ranking all users after every epoch would take longer than the epoch
+VALIDATION_CASES = 500
 
 
 @app.command()
 def main(
     store: Annotated[str, typer.Option(help="Path or URL of the model store.")],
     seed: Annotated[int, typer.Option(help="Of the shop and of the training.")] = 0,
-    max_minutes: Annotated[
-        float, typer.Option(help="Wall-clock limit of each training stage.", min=0.01)
-    ] = 1.5,
+    max_minutes: Annotated[float, typer.Option(help="Wall-clock limit of each training stage.", min=0.01)] = 1.5,
 ) -> None:
     """Builds and publishes the demo unless the store has a live bundle."""
     target = ModelStore(store)
@@ -41,7 +41,14 @@ def main(
         LOGGER.info("generating a shop of %d items in %s", NUM_ITEMS, data)
         generate_shop(data, num_items=NUM_ITEMS, seed=seed)
     bundle = train_and_publish(
-        TrainSettings(data=data, store=store, preset="tiny", max_minutes=max_minutes, seed=seed)
+        TrainSettings(
+            data=data,
+            store=store,
+            preset="tiny",
+            max_minutes=max_minutes,
+            validation_cases=VALIDATION_CASES,
+            seed=seed,
+        )
     )
     job.report(
         {
