@@ -1,13 +1,16 @@
 """``python -m service``: settings from ``HATSTAND_*``, then HTTP until a signal ends it."""
 
+import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from socket import socket
 
 import uvicorn
+import uvloop
 
 from model_store.errors import HatstandError
 from service.app import create_app
@@ -23,9 +26,7 @@ _EXAMPLE_ITEMS = 3
 class _Server(uvicorn.Server):
     """Says where it listens once it does, with a command that works when pasted."""
 
-    def __init__(
-        self, config: uvicorn.Config, *, settings: Settings, service: Callable[[], RunningService]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, *, settings: Settings, service: Callable[[], RunningService]) -> None:
         super().__init__(config)
         self._settings = settings
         self._service = service
@@ -40,36 +41,43 @@ class _Server(uvicorn.Server):
         body = _example_body(self._service())
         if body is not None:
             key = " -H 'authorization: Bearer <key>'" if self._settings.api_keys else ""
-            LOGGER.info(
-                "try it:\ncurl -s %s/recommend -H 'content-type: application/json'%s -d '%s'", url, key, body
-            )
+            LOGGER.info("try it:\ncurl -s %s/recommend -H 'content-type: application/json'%s -d '%s'", url, key, body)
 
 
 def main() -> int:
     """Runs the service; returns the process' exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         settings = load_settings(os.environ)
         logging.getLogger().setLevel(settings.log_level)
-        app = create_app(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings))
     except HatstandError as error:
         LOGGER.error("%s", error)
         return _EXIT_BAD_SETTINGS
+
+
+async def _serve(settings: Settings) -> int:
+    app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        loop="uvloop",
         http="httptools",
+        # We enter the lifespan ourselves: uvicorn would turn a one-line reason into a traceback.
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     server = _Server(config, settings=settings, service=lambda: app.state.service)
-    server.run()
+    # uvicorn raises a signal again once it has stopped serving; without these it would end us before the lifespan
+    # does, and one that comes while the model loads would not be heard.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    async with app.router.lifespan_context(app):
+        await server.serve()
     return 0 if server.started else _EXIT_BAD_SETTINGS
 
 

@@ -49,9 +49,7 @@ class Metrics:
             ("source", "kind"),
             registry=registry,
         )
-        self._fallbacks = Counter(
-            "hatstand_fallbacks", "Why an answer is a fallback", ("reason",), registry=registry
-        )
+        self._fallbacks = Counter("hatstand_fallbacks", "Why an answer is a fallback", ("reason",), registry=registry)
         self._warnings = Counter("hatstand_warnings", "Warnings in answers", ("code",), registry=registry)
         self._short_answers = Counter(
             "hatstand_short_answers",
@@ -66,19 +64,13 @@ class Metrics:
         self._batch_seconds = Histogram(
             "hatstand_batch_duration_seconds", "One forward pass", buckets=_SECONDS, registry=registry
         )
-        self._shed = Counter(
-            "hatstand_requests_shed", "Refused because the queue was full", registry=registry
-        )
+        self._shed = Counter("hatstand_requests_shed", "Refused because the queue was full", registry=registry)
         self._queue_users = Gauge("hatstand_queue_users", "Requests waiting for the model", registry=registry)
-        self._swaps = Counter(
-            "hatstand_bundle_swaps", "Reloads of the live bundles", ("result",), registry=registry
-        )
+        self._swaps = Counter("hatstand_bundle_swaps", "Reloads of the live bundles", ("result",), registry=registry)
         self._bundle_info = Gauge(
             "hatstand_bundle_info", "Which bundle answers: 1", ("kind", "bundle", "model"), registry=registry
         )
-        self._bundle_items = Gauge(
-            "hatstand_bundle_items", "Items in the catalogue", ("kind",), registry=registry
-        )
+        self._bundle_items = Gauge("hatstand_bundle_items", "Items in the catalogue", ("kind",), registry=registry)
         self._bundle_recall = Gauge(
             "hatstand_bundle_recall_ratio",
             "Recall of the index against exact search",

@@ -129,9 +129,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
             bundles=bundles,
             histories=histories,
             batcher=batcher,
-            recommender=Recommender(
-                bundles=bundles, histories=histories, encoders=batcher, run_blocking=searches
-            ),
+            recommender=Recommender(bundles=bundles, histories=histories, encoders=batcher, run_blocking=searches),
             run_blocking=searches,
             metrics=metrics,
             request_timeout_seconds=settings.request_timeout_ms / 1_000,
@@ -139,9 +137,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
         with contextlib.suppress(BundleRefused):  # logged where it happened, and shown by /readyz
             await service.reload()
         if await service.history_store_problem():
-            LOGGER.warning(
-                "starting without the history store: recommendations fall back, events are refused"
-            )
+            LOGGER.warning("starting without the history store: recommendations fall back, events are refused")
         yield service
 
 

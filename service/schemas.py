@@ -89,9 +89,7 @@ class ItemAnswer(_Wire):
 
     rank: Annotated[int, Field(ge=1)]
     item_id: str
-    score: Annotated[
-        float, Field(description="Cosine with the user embedding; 0 where no model scored the item")
-    ]
+    score: Annotated[float, Field(description="Cosine with the user embedding; 0 where no model scored the item")]
     fields: dict[str, Any]
     reasons: list[ReasonAnswer]
 
@@ -150,9 +148,7 @@ class EventIn(_Wire):
 
     event_id: Annotated[
         Identifier | None,
-        Field(
-            description="The same one again is a duplicate; default: made from user, item, type and timestamp"
-        ),
+        Field(description="The same one again is a duplicate; default: made from user, item, type and timestamp"),
     ] = None
     user_id: Identifier
     item_id: Identifier

@@ -41,14 +41,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_file=None)
 
-    store: Annotated[str, Field(description="Model store: a folder, or an s3:// or gs:// url")] = (
-        ".hatstand/store"
-    )
+    store: Annotated[str, Field(description="Model store: a folder, or an s3:// or gs:// url")] = ".hatstand/store"
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="Port to listen on")] = 8_000
-    allow_anonymous: Annotated[
-        bool, Field(description="Serve without API keys on other addresses than loopback")
-    ] = False
+    allow_anonymous: Annotated[bool, Field(description="Serve without API keys on other addresses than loopback")] = (
+        False
+    )
     api_keys: Annotated[
         tuple[ApiKey, ...],
         Field(description='JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
@@ -64,40 +62,22 @@ class Settings(BaseSettings):
     redis_directory: Annotated[Path, Field(description="Where the embedded Redis keeps its data")] = Path(
         ".hatstand/redis"
     )
-    redis_timeout_seconds: Annotated[
-        float, Field(gt=0, le=60, description="For one call, retries included")
-    ] = 2.0
+    redis_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For one call, retries included")] = 2.0
 
-    history_max_events: Annotated[int, Field(ge=1, le=10_000, description="Newest events kept per user")] = (
-        500
-    )
+    history_max_events: Annotated[int, Field(ge=1, le=10_000, description="Newest events kept per user")] = 500
     history_max_event_ids: Annotated[
         int, Field(ge=1, le=100_000, description="Newest event ids recognised as duplicates, per user")
     ] = 2_000
-    history_ttl_days: Annotated[
-        int, Field(ge=1, le=3_650, description="A silent user is forgotten after")
-    ] = 90
+    history_ttl_days: Annotated[int, Field(ge=1, le=3_650, description="A silent user is forgotten after")] = 90
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs")] = "cpu"
-    torch_threads: Annotated[
-        int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = all cores")
-    ] = 0
+    torch_threads: Annotated[int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = all cores")] = 0
     batch_max_users: Annotated[int, Field(ge=1, le=1_024, description="Users in one forward pass")] = 32
-    batch_max_wait_ms: Annotated[
-        float, Field(ge=0, le=1_000, description="How long the first of a batch waits")
-    ] = 1.0
-    queue_max_users: Annotated[
-        int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")
-    ] = 256
-    request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = (
-        10_000
-    )
-    max_body_bytes: Annotated[
-        int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused: 413")
-    ] = 1 << 20
-    shutdown_seconds: Annotated[
-        int, Field(ge=0, le=600, description="Requests in flight may take this to end")
-    ] = 20
+    batch_max_wait_ms: Annotated[float, Field(ge=0, le=1_000, description="How long the first of a batch waits")] = 1.0
+    queue_max_users: Annotated[int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")] = 256
+    request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = 10_000
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused: 413")] = 1 << 20
+    shutdown_seconds: Annotated[int, Field(ge=0, le=600, description="Requests in flight may take this to end")] = 20
 
     @field_validator("redis_url")
     @classmethod
@@ -146,9 +126,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     strangers = sorted(
         name
         for name in environment
-        if name.upper().startswith(PREFIX)
-        and not name.upper().startswith(_TEST_PREFIX)
-        and name.upper() not in known
+        if name.upper().startswith(PREFIX) and not name.upper().startswith(_TEST_PREFIX) and name.upper() not in known
     )
     if strangers:
         raise InvalidInput(f"unknown setting {', '.join(strangers)}; known are {', '.join(sorted(known))}")

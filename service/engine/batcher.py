@@ -67,9 +67,7 @@ class EncodeBatcher:
         observer: Is told about batches and refusals.
     """
 
-    def __init__(
-        self, *, max_users: int, max_wait_seconds: float, max_waiting: int, observer: BatchObserver
-    ) -> None:
+    def __init__(self, *, max_users: int, max_wait_seconds: float, max_waiting: int, observer: BatchObserver) -> None:
         self._max_users = max_users
         self._max_wait_seconds = max_wait_seconds
         self._observer = observer
@@ -166,9 +164,7 @@ class EncodeBatcher:
             for job in jobs:
                 await self._serve(encoder, [job])
             return
-        LOGGER.error(
-            "the model failed on a history of %d items", len(jobs[0].history.item_indices), exc_info=error
-        )
+        LOGGER.error("the model failed on a history of %d items", len(jobs[0].history.item_indices), exc_info=error)
         if not jobs[0].answer.done():
             jobs[0].answer.set_exception(error)
 

@@ -72,9 +72,7 @@ class LiveBundles:
         if name is None or not live.bundles:
             raise NotReady(self._problem or "no bundle is live in the store: run offline.reindex")
         if name not in live.bundles:
-            raise InvalidRequest(
-                f"no model of kind {name!r}; live are {sorted(live.bundles)}", code="unknown_model"
-            )
+            raise InvalidRequest(f"no model of kind {name!r}; live are {sorted(live.bundles)}", code="unknown_model")
         return live.bundles[name]
 
     async def reload(self) -> list[str]:

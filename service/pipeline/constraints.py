@@ -90,9 +90,7 @@ def filter_mask(catalogue: Catalogue, conditions: Filter) -> np.ndarray | None:
         InvalidRequest: An unknown attribute, or a value of another type than the attribute's.
     """
     check_attributes(catalogue, conditions)
-    masks = [
-        _condition_mask(name, catalogue.column(name), condition) for name, condition in conditions.items()
-    ]
+    masks = [_condition_mask(name, catalogue.column(name), condition) for name, condition in conditions.items()]
     return reduce(np.logical_and, masks) if masks else None
 
 
@@ -142,9 +140,7 @@ def _is_in(name: str, values: pa.Array, wanted: Sequence[Value]) -> np.ndarray:
         mask = np.zeros(len(values), dtype=bool)
         mask[rows[_is_in(name, members, wanted)]] = True
         return mask
-    value_set = pa.array(
-        [_typed(name, value, values.type) for value in wanted], type=_comparable(values.type)
-    )
+    value_set = pa.array([_typed(name, value, values.type) for value in wanted], type=_comparable(values.type))
     return _numpy(pc.is_in(values.cast(value_set.type), value_set=value_set))
 
 

@@ -257,16 +257,12 @@ class Recommender:
             async with asyncio.timeout(query.timeout_seconds * _HISTORY_SHARE):
                 stored = await self._histories.read(query.user_id, event_token=query.min_event_token)
         except (HistoryUnavailable, TimeoutError):
-            progress.fall_back(
-                "history_unavailable", "the stored history cannot be read, so seen items are not known"
-            )
+            progress.fall_back("history_unavailable", "the stored history cannot be read, so seen items are not known")
             return ()
         finally:
             progress.timing.history = time.perf_counter() - started
         if stored.includes_token is False:
-            progress.warnings.append(
-                "event_token_unknown: the batch of min_event_token is not in this user's history"
-            )
+            progress.warnings.append("event_token_unknown: the batch of min_event_token is not in this user's history")
         return [Interaction(event.item_id, event.timestamp) for event in stored.events]
 
     async def _encode(self, history: History, progress: _Progress) -> np.ndarray | None:
@@ -302,9 +298,7 @@ def _known_history(served: ServedBundle, interactions: Sequence[Interaction], pr
     is_known = indices > 0
     num_unknown = int(np.count_nonzero(~is_known))
     if num_unknown:
-        progress.warnings.append(
-            f"unknown_history_items: {num_unknown} of {len(indices)} are not in the catalogue"
-        )
+        progress.warnings.append(f"unknown_history_items: {num_unknown} of {len(indices)} are not in the catalogue")
     timestamps = _filled([interaction.timestamp for interaction in interactions])
     latest = slice(-served.encoder.max_history_length, None)
     return History(indices[is_known][latest], timestamps[is_known][latest])
@@ -385,9 +379,7 @@ def _search(progress: _Progress, user: np.ndarray | None, admissible: Admissible
 
 
 def _ranked(served: ServedBundle, candidates: Candidates, query: Query) -> list[tuple[int, float]]:
-    vectors = (
-        served.bundle.item_embeddings(candidates.item_indices) if query.diversity > 0 else np.empty((0, 0))
-    )
+    vectors = served.bundle.item_embeddings(candidates.item_indices) if query.diversity > 0 else np.empty((0, 0))
     order = rank(vectors, candidates.scores, query.k, diversity=query.diversity)
     return [(int(candidates.item_indices[at]), float(candidates.scores[at])) for at in order]
 
@@ -399,9 +391,7 @@ def _fill(
     missing = min(progress.query.k, admissible.count()) - len(chosen)
     if missing <= 0:
         return chosen
-    taken = np.union1d(
-        admissible.excluded, np.array([item_index for item_index, _ in chosen], dtype=np.int64)
-    )
+    taken = np.union1d(admissible.excluded, np.array([item_index for item_index, _ in chosen], dtype=np.int64))
     rest = Admissible(admissible.num_items, admissible.mask, taken.astype(np.int64))
     if not is_fallback:
         progress.warnings.append(f"popular_fill: {missing} items are popular ones, not the model's")

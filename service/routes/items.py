@@ -35,9 +35,7 @@ async def list_items(
 
 # Item ids may contain slashes, so the more specific path must come first.
 @router.get("/items/{item_id:path}/similar")
-async def list_similar_items(
-    service: ServiceDep, item_id: str, k: K = 10, model: Model = None
-) -> SimilarAnswer:
+async def list_similar_items(service: ServiceDep, item_id: str, k: K = 10, model: Model = None) -> SimilarAnswer:
     """Finds the items nearest to an item; scores are cosines of item embeddings."""
     served = service.bundles.get(model)
     item_index = item_index_of(served, item_id)

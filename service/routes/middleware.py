@@ -115,7 +115,5 @@ def _route(scope: Scope) -> str:
 def _method(scope: Scope) -> str:
     # A caller may invent methods; a label may not.
     return (
-        scope["method"]
-        if scope["method"] in {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
-        else "other"
+        scope["method"] if scope["method"] in {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"} else "other"
     )

@@ -61,9 +61,7 @@ async def reload(service: ServiceDep) -> LiveBundlesAnswer:
 
 
 @admin.post("/rollback")
-async def rollback(
-    service: ServiceDep, request: Annotated[AdminRequest | None, Body()] = None
-) -> LiveBundlesAnswer:
+async def rollback(service: ServiceDep, request: Annotated[AdminRequest | None, Body()] = None) -> LiveBundlesAnswer:
     """Makes the previous bundle live again, in the store and here."""
     kind = request.model if request else None
     return _live(service, await service.reload(lambda: service.bundles.rollback(kind)))

@@ -77,12 +77,8 @@ def install(app: FastAPI) -> None:
         found = error.errors()
         if any(entry["type"] == "json_invalid" for entry in found):
             reason = str(found[0].get("ctx", {}).get("error", "not JSON"))
-            return _answer(
-                request, status=400, code="malformed_json", detail=f"the body is not JSON: {reason}"
-            )
-        errors = [
-            {"pointer": _pointer(entry["loc"]), "detail": entry["msg"]} for entry in found[:_MAX_ERRORS]
-        ]
+            return _answer(request, status=400, code="malformed_json", detail=f"the body is not JSON: {reason}")
+        errors = [{"pointer": _pointer(entry["loc"]), "detail": entry["msg"]} for entry in found[:_MAX_ERRORS]]
         first = errors[0]
         detail = f"{first['pointer'] or 'the body'}: {first['detail']}"
         return _answer(

@@ -93,9 +93,7 @@ class EmbeddedRedis:
         try:
             self._data_directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InvalidInput(
-                f"the embedded Redis cannot use {self._data_directory}: {error.strerror}"
-            ) from error
+            raise InvalidInput(f"the embedded Redis cannot use {self._data_directory}: {error.strerror}") from error
         self._lock = _lock_directory(self._data_directory)
         # A socket's path may have about 100 characters, so it does not live in the data directory.
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="hatstand-redis-"))
@@ -159,9 +157,7 @@ class EmbeddedRedis:
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        with Redis(
-            unix_socket_path=str(self._socket()), retry_on_error=[], socket_timeout=_START_SECONDS
-        ) as client:
+        with Redis(unix_socket_path=str(self._socket()), retry_on_error=[], socket_timeout=_START_SECONDS) as client:
             while time.monotonic() < deadline:
                 if process.poll() is not None:
                     break
@@ -175,9 +171,7 @@ class EmbeddedRedis:
                 else:
                     return
                 time.sleep(_POLL_SECONDS)
-        raise InvalidInput(
-            f"the embedded Redis did not start in {self._data_directory}: {self._last_log_line()}"
-        )
+        raise InvalidInput(f"the embedded Redis did not start in {self._data_directory}: {self._last_log_line()}")
 
     def _last_log_line(self) -> str:
         lines = self._log_path().read_text(errors="replace").strip().splitlines()

@@ -30,7 +30,8 @@ from service.sessions.history_store import AppendOutcome, ErasedStore, Event, St
 LOGGER = logging.getLogger(__name__)
 
 _ARRIVAL_DIGITS = 16
-_USERS_AT_ONCE = 64
+# Below the connection limit of either client, which refuses instead of waiting.
+_CALLS_AT_ONCE = 64
 _RETRIES = 2
 
 
@@ -80,12 +81,11 @@ class RedisHistoryStore:
         timeout_seconds: For one whole call, retries included.
     """
 
-    def __init__(
-        self, client: "Redis | RedisCluster", *, limits: RetentionLimits, timeout_seconds: float
-    ) -> None:
+    def __init__(self, client: "Redis | RedisCluster", *, limits: RetentionLimits, timeout_seconds: float) -> None:
         self._client = client
         self._limits = limits
         self._timeout_seconds = timeout_seconds
+        self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._script = files("service.sessions").joinpath("append_events.lua").read_text(encoding="utf-8")
         self._script_sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -102,14 +102,9 @@ class RedisHistoryStore:
         by_user: dict[str, list[Event]] = {}
         for event in events:
             by_user.setdefault(event.user_id, []).append(event)
-        accepted = 0
-        users = list(by_user)
         async with self._calls_redis("append events"):
-            for start in range(0, len(users), _USERS_AT_ONCE):
-                some = users[start : start + _USERS_AT_ONCE]
-                accepted += sum(
-                    await asyncio.gather(*(self._append_user(user, by_user[user], token) for user in some))
-                )
+            counts = await asyncio.gather(*(self._append_user(user, some, token) for user, some in by_user.items()))
+        accepted = sum(counts)
         return AppendOutcome(accepted=accepted, duplicates=len(events) - accepted, event_token=token)
 
     async def _append_user(self, user_id: str, events: Sequence[Event], token: str) -> int:
@@ -124,10 +119,11 @@ class RedisHistoryStore:
             token,
             *triples,
         )
-        try:
-            return int(await self._client.evalsha(self._script_sha, len(keys), *arguments))
-        except NoScriptError:
-            return int(await self._client.eval(self._script, len(keys), *arguments))
+        async with self._slots:
+            try:
+                return int(await self._client.evalsha(self._script_sha, len(keys), *arguments))
+            except NoScriptError:
+                return int(await self._client.eval(self._script, len(keys), *arguments))
 
     async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
         """Reads one user's history, oldest first.
@@ -135,7 +131,7 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        async with self._calls_redis("read a history"):
+        async with self._calls_redis("read a history"), self._slots:
             # The token first: a batch that is known then is certainly in the history read after it.
             includes_token = None
             if event_token is not None:
@@ -154,7 +150,7 @@ class RedisHistoryStore:
             HistoryUnavailable: Redis did not answer.
         """
         erased = []
-        async with self._calls_redis("erase a user"):
+        async with self._calls_redis("erase a user"), self._slots:
             for store, key in (("history", _history_key(user_id)), ("event_ids", _memory_key(user_id))):
                 records = int(await self._client.zcard(key))
                 await self._client.delete(key)
@@ -167,7 +163,7 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: It does not.
         """
-        async with self._calls_redis("ping"):
+        async with self._calls_redis("ping"), self._slots:
             await self._client.ping()
 
     async def aclose(self) -> None:
@@ -179,12 +175,16 @@ class RedisHistoryStore:
         """Bounds a call in time and maps what the client raises to our own error."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
+                if isinstance(self._client, RedisCluster):
+                    # Concurrent first calls of a client that has not read the topology go to random nodes, and the
+                    # storm of redirections makes it drop its connections (redis-py 8.1). Free once it has.
+                    await self._client.initialize()
                 yield
-        except (RedisError, OSError, TimeoutError) as error:
+        # AttributeError: the cluster client re-reads the topology after an error and may take a connection's writer
+        # away from a call that is still connecting (redis-py 8.1).
+        except (RedisError, OSError, TimeoutError, AttributeError) as error:
             LOGGER.warning("Redis failed to %s: %s: %s", purpose, type(error).__name__, error)
-            raise HistoryUnavailable(
-                f"the history store failed to {purpose}: {type(error).__name__}"
-            ) from error
+            raise HistoryUnavailable(f"the history store failed to {purpose}: {type(error).__name__}") from error
 
 
 def _history_key(user_id: str) -> str:
