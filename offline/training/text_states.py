@@ -10,15 +10,14 @@ from accelerate import PartialState
 from torch import nn
 
 from model_store.catalogue import Catalogue
-from model_store.hllm import HLLM, HLLMConfig, ItemLLM, whitening_joint
+from model_store.hllm import HLLM, HLLMConfig, ItemLLM
+from model_store.whitening import whitening_joint
 from offline.embed_items import EmbedOptions, embed_catalogue
 
 LOGGER = logging.getLogger(__name__)
 
 
-def catalogue_states(
-    model: HLLM, catalogue: Catalogue, *, directory: Path, before_joint: bool
-) -> torch.Tensor:
+def catalogue_states(model: HLLM, catalogue: Catalogue, *, directory: Path, before_joint: bool) -> torch.Tensor:
     """Runs the Item LLM over the catalogue, once: a killed run finds its shards again.
 
     Args:
@@ -39,9 +38,7 @@ def catalogue_states(
         was_training = model.training
         model.eval()
         options = EmbedOptions(device=device.type)
-        embedded = embed_catalogue(
-            reader, catalogue, directory=directory, options=options, with_item_vectors=False
-        )
+        embedded = embed_catalogue(reader, catalogue, directory=directory, options=options, with_item_vectors=False)
         embedded.embeddings.flush()  # type: ignore[attr-defined]  # a memory map
         model.train(was_training)
     processes.wait_for_everyone()
@@ -55,7 +52,7 @@ def whiten(joint: nn.Linear, states: torch.Tensor, *, power: float, rms: float) 
     Args:
         joint: H to D.
         states: (N + 1, H), row 0 is not an item.
-        power: See :func:`model_store.hllm.whitening_joint`.
+        power: See :func:`model_store.whitening.whitening_joint`.
         rms: Likewise.
     """
     dim = min(joint.out_features, joint.in_features)
@@ -74,9 +71,7 @@ def _text_reader(model: HLLM) -> HLLM:
     width = int(model.item_llm.backbone.config.hidden_size)
     config: HLLMConfig = replace(model.config, embedding_dim=width, has_joint=False, has_item_vectors=False)
     reader = _JointlessItemLLM(model.item_llm)
-    return HLLM(
-        config, item_llm=reader, item_tokenizer=model.item_tokenizer, user_llm=None, item_vectors=None
-    ).eval()
+    return HLLM(config, item_llm=reader, item_tokenizer=model.item_tokenizer, user_llm=None, item_vectors=None).eval()
 
 
 class _JointlessItemLLM(ItemLLM):
