@@ -372,6 +372,9 @@ class ModelStore:
 def _described(staged: Path) -> dict[str, FileEntry]:
     if not staged.is_dir():
         raise InvalidInput(f"{staged} is not a directory, so it cannot be added to a store")
+    link = next((path for path in staged.rglob("*") if path.is_symlink()), None)
+    if link is not None:
+        raise InvalidInput(f"{link} is a link; an artifact holds its own files, or they could change later")
     files = describe_files(staged)
     if not files:
         raise InvalidInput(f"{staged} has no files, so it cannot be added to a store")

@@ -194,6 +194,10 @@ def test_nothing_cannot_be_added(store: ModelStore, tmp_path: Path) -> None:
     for staged, message in ((tmp_path / "empty", "no files"), (tmp_path / "missing", "not a directory")):
         with pytest.raises(InvalidInput, match=message):
             store.add_model(staged, kind="hllm", embedding_dim=2, item_tower_hash="t")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/weights").symlink_to(__file__)
+    with pytest.raises(InvalidInput, match="weights is a link"):
+        store.add_model(tmp_path / "linked", kind="hllm", embedding_dim=2, item_tower_hash="t")
     with pytest.raises(InvalidInput, match="'default' is taken"):
         add_model(store, kind="default")
 
