@@ -70,7 +70,7 @@ class Workload:
     Attributes:
         folder: Scratch.
         model: A MiniLM HLLM in memory, for the floor.
-        model_directory: The same on disk, outside the stores that are measured.
+        model_id: Its id in a store.
         texts: N, what is embedded.
         batches: The job's own batches, tokenised and padded.
         items: The items, and the same with 1 % of titles changed.
@@ -78,7 +78,7 @@ class Workload:
 
     folder: Path
     model: HLLM
-    model_directory: Path
+    model_id: str
     texts: list[str]
     batches: list[TokenBatch]
     items: tuple[Path, Path]
@@ -125,8 +125,7 @@ def prepare(folder: Path, table: tuple[pa.Table, pa.Table], token_budget: int) -
     for one, path in zip(table, paths, strict=True):
         pq.write_table(one, path)
     model = mini_lm_hllm()
-    store = ModelStore(folder / "models")
-    directory = store.model_directory(add_model(store, model).model_id)
+    model_id = add_model(ModelStore(folder / "models"), model).model_id
     catalogue = Catalogue.from_table(table[0])
     tokens = tokenize_catalogue(model, catalogue, path=folder / "tokens.int32")
     assert model.item_tokenizer is not None
@@ -136,7 +135,7 @@ def prepare(folder: Path, table: tuple[pa.Table, pa.Table], token_budget: int) -
     ]
     names = model.config.text_fields
     texts = [item_text(row, prompt="", field_names=names) for row in table[0].to_pylist()]
-    return Workload(folder, model, directory, texts, batches, paths)
+    return Workload(folder, model, model_id, texts, batches, paths)
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def run_job(workload: Workload, store: str, *, changed: bool, token_budget: int)
     """The whole job, from the items file to the published bundle."""
     return run_reindex(
         ReindexSettings(
-            model=str(workload.model_directory),
+            model=workload.model_id,
             items=workload.items[changed],
             store=store,
             embed=EmbedOptions(token_budget=token_budget),
@@ -189,6 +188,7 @@ def measure_speed(workload: Workload, *, rounds: int, token_budget: int) -> dict
     results: list[ReindexResult] = []
     for number in range(rounds):
         store = str(workload.folder / f"store{number}")
+        add_model(ModelStore(store), workload.model)
         whole = partial(run_job, workload, store, changed=False, token_budget=token_budget)
         rerun = partial(run_job, workload, store, changed=True, token_budget=token_budget)
         for name, job_run in (("reindex", whole), ("rerun", rerun)):
@@ -260,7 +260,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line instead of a table.")] = False,
     num_items: Annotated[int, typer.Option(help="Size of the catalogue.", min=100)] = 8_000,
     rounds: Annotated[int, typer.Option(help="How often each contestant runs.", min=1)] = 3,
-    token_budget: Annotated[int, typer.Option(help="Tokens of one batch.")] = EmbedOptions.token_budget,
+    token_budget: Annotated[int, typer.Option(help="Tokens of one batch.")] = EmbedOptions().batch_tokens,
     threads: Annotated[int, typer.Option(help="Of torch; 0 = its own choice.", min=0)] = 0,
     memory: Annotated[bool, typer.Option(help="Measure memory too.")] = True,
 ) -> None:

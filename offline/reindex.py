@@ -183,7 +183,7 @@ def main(
     publish: Annotated[bool, typer.Option(help="Make the bundle live when it passed.")] = True,
     make_default: Annotated[bool, typer.Option(help="Make its kind the store's default.")] = False,
     min_recall: Annotated[float, typer.Option(help="Recall@10 of the index against exact search.")] = 0.95,
-    token_budget: Annotated[int, typer.Option(help="Tokens of one batch.")] = EmbedOptions.token_budget,
+    token_budget: Annotated[int, typer.Option(help="Tokens of one batch; 0 = what suits the device.")] = 0,
     shard_seconds: Annotated[float, typer.Option(help="What a killed run loses at most.")] = 15.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the last live bundle.")] = False,
