@@ -17,7 +17,8 @@ LOGGER = logging.getLogger(__name__)
 CONTENT_TYPE = "application/problem+json"
 _MAX_ERRORS = 20
 _CODES = {
-    400: "bad_request",
+    # the only one there is: FastAPI found no JSON in the body
+    400: "malformed_json",
     404: "not_found",
     405: "method_not_allowed",
     413: "payload_too_large",
