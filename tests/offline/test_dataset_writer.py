@@ -238,5 +238,5 @@ def test_memory_stays_bounded_on_ten_million_rows(tmp_path: Path) -> None:
         peaks[num_rows] = figures["peak_mib"]
 
     # ten times the rows: one partition and the sorted rows that wait for a row group grow, nothing else does
-    assert peaks[10_000_000] < 700, peaks
-    assert peaks[10_000_000] < peaks[1_000_000] + 250, peaks
+    assert peaks[10_000_000] < 500, peaks
+    assert peaks[10_000_000] < peaks[1_000_000] + 150, peaks
