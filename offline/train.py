@@ -1,7 +1,7 @@
 """Trains a model and adds it to the store; one subcommand per kind of model.
 
-A run that was killed goes on from its last checkpoint when the same command is given again. Several processes: ``torchrun
---nproc-per-node 2 -m offline.train hllm ...``.
+A run that was killed goes on from its last checkpoint when the same command is given again. Several
+processes: ``torchrun --nproc-per-node 2 -m offline.train hllm ...``.
 """
 
 from enum import StrEnum
@@ -106,17 +106,11 @@ def hllm(
     ] = False,
     whiten_power: Annotated[
         float | None,
-        typer.Option(
-            help="Whiten text embeddings: 0 not, 1 fully; negative: no joint.", rich_help_panel=_MODEL
-        ),
+        typer.Option(help="Whiten text embeddings: 0 not, 1 fully; negative: no joint.", rich_help_panel=_MODEL),
     ] = None,
     whiten_rms: Annotated[float, typer.Option(help="Their size afterwards.", rich_help_panel=_MODEL)] = 1.0,
-    train_joint: Annotated[
-        bool, typer.Option("--train-joint", help="In stage 2 too.", rich_help_panel=_MODEL)
-    ] = False,
-    item_vectors: Annotated[
-        bool, typer.Option("--item-vectors/--no-item-vectors", rich_help_panel=_MODEL)
-    ] = True,
+    train_joint: Annotated[bool, typer.Option("--train-joint", help="In stage 2 too.", rich_help_panel=_MODEL)] = False,
+    item_vectors: Annotated[bool, typer.Option("--item-vectors/--no-item-vectors", rich_help_panel=_MODEL)] = True,
     time_features: Annotated[bool, typer.Option("--time-features", rich_help_panel=_MODEL)] = False,
     max_history_length: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
     lora_r: Annotated[
@@ -135,9 +129,7 @@ def hllm(
     ] = None,
     max_text_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_TEXT)] = 256,
     pooling: Annotated[Pooling | None, typer.Option(rich_help_panel=_TEXT)] = None,
-    negatives: Annotated[
-        str | None, typer.Option(help="A number, or all (stage 2).", rich_help_panel=_LOSS)
-    ] = None,
+    negatives: Annotated[str | None, typer.Option(help="A number, or all (stage 2).", rich_help_panel=_LOSS)] = None,
     false_negative_cosine: Annotated[float, typer.Option(rich_help_panel=_LOSS)] = 0.99,
     epochs: Annotated[int | None, typer.Option(rich_help_panel=_OPTIMISER)] = None,
     batch_size: Annotated[int | None, typer.Option(rich_help_panel=_OPTIMISER)] = None,
@@ -167,7 +159,9 @@ def hllm(
     """Train an HLLM: an Item LLM that embeds texts and a User LLM that reads those embeddings."""
     options: dict[str, Any] = dict(locals())
     options["text_fields"] = tuple(options.pop("text_field") or ())
-    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
+    plain: dict[str, Any] = {
+        name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()
+    }
     train_and_report(TrainSettings(**plain))
 
 

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class CollapseAlarm(TrainerCallback):
-    """Stops a training run whose negatives vanish: it looks like success (the loss falls to zero) and is none.
+    """Stops a run whose negatives vanish: it looks like success (the loss falls to zero) and is none.
 
     Args:
         min_survival: Share of negatives that must survive the filters, in [0, 1].
@@ -51,25 +51,24 @@ class CollapseAlarm(TrainerCallback):
             LOGGER.error("only %.2f %% of negatives survive the false-negative filter", 100 * survival)
         if self._strikes >= self._patience:
             raise TrainingCollapsed(
-                f"training collapsed at step {state.global_step}: {survival:.2%} of negatives survive the filter, expected "
-                f"at least {self._min_survival:.0%}; lower the learning rate, warm up longer, or raise "
-                "--false-negative-cosine"
+                f"training collapsed at step {state.global_step}: {survival:.2%} of negatives survive the "
+                f"filter, expected at least {self._min_survival:.0%}; lower the learning rate, warm up longer, "
+                "or raise --false-negative-cosine"
             )
 
 
 class TimeLimit(TrainerCallback, ExportableState):
-    """Ends training after ``args.max_minutes``, with an evaluation and a checkpoint; time before a kill counts.
+    """Ends training after ``args.max_minutes``, with an evaluation and a checkpoint.
 
-    The limit is read from the arguments, not kept here: a resumed run may be given another one.
+    Time before a kill counts. The limit is read from the arguments, not kept here: a resumed run may be given
+    another one.
     """
 
     def __init__(self) -> None:
         self.elapsed_seconds = 0.0
         self._last = time.monotonic()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Starts the clock."""
         self._last = time.monotonic()
 
@@ -82,9 +81,7 @@ class TimeLimit(TrainerCallback, ExportableState):
         self._last = now
         minutes: float | None = getattr(args, "max_minutes", None)
         if minutes is not None and _first_process_says(args, self.elapsed_seconds >= 60 * minutes):
-            LOGGER.warning(
-                "stopped after %.1f minutes, at step %d of %d", minutes, state.global_step, state.max_steps
-            )
+            LOGGER.warning("stopped after %.1f minutes, at step %d of %d", minutes, state.global_step, state.max_steps)
             control.should_training_stop = control.should_evaluate = control.should_save = True
         return control
 
@@ -107,7 +104,11 @@ class Checkpoints(TrainerCallback):
         self._saved_at = time.monotonic()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        **_: Any,
     ) -> TrainerControl:
         """Checks the clock."""
         is_due = time.monotonic() - self._saved_at >= self._seconds
@@ -116,7 +117,11 @@ class Checkpoints(TrainerCallback):
         return control
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
     ) -> None:
         """Marks the checkpoint that was just written."""
         PartialState().wait_for_everyone()  # each process writes its own random state
@@ -148,7 +153,5 @@ class LogLines(TrainerCallback):
     ) -> None:
         """One line per log entry."""
         if state.is_world_process_zero and logs:
-            figures = " ".join(
-                f"{name}={value:.4g}" for name, value in logs.items() if isinstance(value, float | int)
-            )
+            figures = " ".join(f"{name}={value:.4g}" for name, value in logs.items() if isinstance(value, float | int))
             LOGGER.info("step %d/%d %s", state.global_step, state.max_steps, figures)

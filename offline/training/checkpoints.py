@@ -1,8 +1,8 @@
 """Which checkpoints are whole.
 
-The Trainer writes a checkpoint file by file; a process killed meanwhile leaves a part of one, and one killed while old
-checkpoints are removed leaves another. So each checkpoint gets, last, a list of its files and their sizes, and only
-those that match their list are resumed from.
+The Trainer writes a checkpoint file by file; a process killed meanwhile leaves a part of one, and one killed
+while old checkpoints are removed leaves another. So each checkpoint gets, last, a list of its files and their
+sizes, and only those that match their list are resumed from.
 """
 
 import json

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from model_store.backbone import PRESET_PREFIX, PRESETS, Backbone, load_backbone
 from model_store.catalogue import TITLE, Catalogue
-from model_store.hllm import HLLM, HLLMConfig, build_hllm
+from model_store.hllm import HLLM, HLLMConfig, UserLLM, build_hllm
 from model_store.item_text import ITEM_PROMPT, item_text
 from model_store.lora import apply_lora
-from offline.training.settings import TrainSettings
+from offline.training.settings import Recipe, TrainSettings
 
 
 def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: Sequence[str]) -> HLLM:
@@ -41,11 +39,20 @@ def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: S
     return model
 
 
-def set_attention_dropout(model: nn.Module, dropout: float) -> None:
-    """Sets the dropout of attention weights in a model's layers; only training reads it, and it is not saved."""
-    for module in model.modules():
+def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> None:
+    """Sets a stage's dropout of the User LLM's input and attention weights, in place; the latter is not saved.
+
+    Args:
+        user_llm: The model in training.
+        recipe: Of the stage.
+        is_from_scratch: A pre-trained model keeps the attention dropout that it came with.
+    """
+    user_llm.dropout.p = recipe.dropout
+    if not is_from_scratch:
+        return
+    for module in user_llm.backbone.modules():
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = dropout  # type: ignore[assignment]
+            module.attention_dropout = recipe.attention_dropout
 
 
 def wants_whitening(settings: TrainSettings) -> float | None:
@@ -71,9 +78,7 @@ def _item_backbone(settings: TrainSettings, catalogue: Catalogue, text_fields: S
 def _user_backbone(settings: TrainSettings) -> Backbone:
     if settings.user_llm is not None:
         return load_backbone(settings.user_llm)
-    return load_backbone(
-        f"{PRESET_PREFIX}{settings.preset}", hidden_size=PRESETS[settings.preset].hidden_size
-    )
+    return load_backbone(f"{PRESET_PREFIX}{settings.preset}", hidden_size=PRESETS[settings.preset].hidden_size)
 
 
 def _config(
@@ -90,9 +95,7 @@ def _config(
         pooling = pooling or ("item_token" if is_trained_token else "mean")
         if item_prompt is None:
             item_prompt = ITEM_PROMPT if item_backbone.is_causal else ""
-        has_joint = (
-            wants_whitening(settings) is not None or item_backbone.hidden_size != user_backbone.hidden_size
-        )
+        has_joint = wants_whitening(settings) is not None or item_backbone.hidden_size != user_backbone.hidden_size
     recipe = settings.user_stage if settings.has_user_stage else settings.end_to_end
     return HLLMConfig(
         embedding_dim=user_backbone.hidden_size,

@@ -24,7 +24,7 @@ from model_store.store import ModelStore
 from offline.catalogue_tokens import tokenize_catalogue
 from offline.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
 from offline.splits import Split, is_held_out, leave_one_out, temporal, without_items
-from offline.training.hllm_build import build_model, set_attention_dropout, wants_whitening
+from offline.training.hllm_build import build_model, set_dropout, wants_whitening
 from offline.training.hllm_tasks import EndToEndTask, NegativeSampler, UserLLMTask
 from offline.training.hllm_trainer import TrainingData, train_task
 from offline.training.settings import Recipe, TrainSettings
@@ -54,8 +54,9 @@ class _Corpus:
 def train_hllm(settings: TrainSettings) -> ModelManifest:
     """Trains an HLLM and adds it to the store.
 
-    A run that was killed goes on where its last checkpoint was if it is started again with the same dataset and settings
-    (the time limit may differ). Under torchrun, all processes call this and the first one writes.
+    A run that was killed goes on where its last checkpoint was if it is started again with the same dataset
+    and settings (the time limit may differ). Under torchrun, all processes call this and the first one
+    writes.
 
     Args:
         settings: What to train on what.
@@ -74,7 +75,8 @@ def train_hllm(settings: TrainSettings) -> ModelManifest:
     set_seed(settings.seed)
     work = store.work_directory(f"train-{_run_key(dataset, settings)}")
     ids = [corpus.catalogue.item_ids[index - 1] for index in corpus.known]
-    # the processes must form their group before the model is built: the first one prepares files for the others
+    # the processes must form their group before the model is built: the first one prepares files for the
+    # others
     processes = PartialState(cpu=settings.device == "cpu" or not torch.cuda.is_available())
     model = build_model(settings, corpus.catalogue, ids).to(processes.device)
     stages: dict[str, dict[str, float]] = {}
@@ -171,8 +173,6 @@ def _train_user_llm(model: HLLM, corpus: _Corpus, settings: TrainSettings, work:
         item_vectors=model.item_vectors,
     )
     trained.logit_scale = model.logit_scale
-    if settings.user_llm is None:
-        set_attention_dropout(model.user_llm, recipe.attention_dropout)
     task = UserLLMTask(
         trained,
         vector_rows=_vector_rows(model, corpus),
@@ -214,6 +214,7 @@ def _train_stage(
         task.load_state_dict(load_file(done), strict=False)
         finished: dict[str, float] = json.loads(figures.read_text())
         return finished
+    set_dropout(task.hllm.user_llm, recipe, is_from_scratch=settings.user_llm is None)
     data = TrainingData(windows=corpus.windows, validation=corpus.validation, collate=collate)
     result = train_task(task, data, recipe=recipe, settings=settings, directory=_made(directory))
     processes = PartialState()
@@ -243,7 +244,6 @@ def _add_to_store(
     *,
     seconds: float,
 ) -> ModelManifest:
-    set_attention_dropout(model, 0.0)
     final = list(stages.values())[-1]
     metrics = {f"validation_{name}": value for name, value in final.items() if "@" in name}
     with store.staging() as staged:

@@ -1,7 +1,8 @@
 """What the Trainer trains: an HLLM end to end (stage 1), or its User LLM on stored text embeddings (stage 2).
 
-Both take a batch of windows and return the loss; every position of a window predicts its next item in one pass. Both also
-rank the whole catalogue for validation, from a table of item embeddings made once per evaluation.
+Both take a batch of windows and return the loss; every position of a window predicts its next item in one
+pass. Both also rank the whole catalogue for validation, from a table of item embeddings made once per
+evaluation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,9 +67,7 @@ class HLLMTask(nn.Module):
         """
         assert self._table is not None, "rank_targets needs evaluation_table()"
         history, targets = batch[ITEMS], batch["targets"]
-        users = self.hllm.encode_users(
-            functional.embedding(history, self._table), history > 0, batch["timestamps"]
-        )
+        users = self.hllm.encode_users(functional.embedding(history, self._table), history > 0, batch["timestamps"])
         unit_items = functional.normalize(self._table[1:].float(), dim=-1)
         scores = (functional.normalize(users.float(), dim=-1) @ unit_items.T).cpu()
         seen = batch["seen"].cpu()
@@ -89,9 +88,7 @@ class HLLMTask(nn.Module):
             self._table = None
             self.train(was_training)
 
-    def _states(
-        self, inputs: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _states(self, inputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """User states (P, D) at the places that have a next item, and which places those are (B, L)."""
         assert self.hllm.user_llm is not None
         items = batch[ITEMS]
@@ -111,8 +108,8 @@ class UserLLMTask(HLLMTask):
         hllm: Without its Item LLM.
         vector_rows: See :class:`HLLMTask`.
         false_negative_cosine: Likewise.
-        text_states: (N + 1, H) float32 what the joint is applied to, or (N + 1, D) the text part itself; row 0
-            zeros. None for the ID twin.
+        text_states: (N + 1, H) float32 what the joint is applied to, or (N + 1, D) the text part itself; row
+            0 zeros. None for the ID twin.
         joint: To be trained along; None where ``text_states`` is the text part.
         candidates: (M,) int64 item_index ascending: the items that training knows, positive or negative.
         num_negatives: Drawn from the candidates for each batch; None takes all of them.
@@ -187,9 +184,10 @@ class UserLLMTask(HLLMTask):
 
 
 class EndToEndTask(HLLMTask):
-    """Stage 1: Item LLM and User LLM together; the items of a batch and its negatives are encoded with gradient.
+    """Stage 1: Item LLM and User LLM together.
 
-    With several processes, each draws and encodes its own negatives, and all share them (with gradient), as in the paper.
+    The items of a batch and its negatives are encoded with gradient. With several processes, each draws and
+    encodes its own negatives, and all share them (with gradient), as in the paper.
 
     Args:
         hllm: Whole.
@@ -216,7 +214,8 @@ class EndToEndTask(HLLMTask):
         """The loss of a batch of windows.
 
         Args:
-            batch: ``input_ids`` and ``timestamps`` (B, L + 1) int64, right-padded with 0; ``negatives`` (C,) int64.
+            batch: ``input_ids`` and ``timestamps`` (B, L + 1) int64, right-padded with 0; ``negatives`` (C,)
+                int64.
         """
         items, negatives = batch[ITEMS], batch["negatives"]
         distinct = torch.unique(torch.cat((items[items > 0], negatives)))
@@ -275,7 +274,7 @@ class NegativeSampler:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Concatenates a tensor of equal shape from all processes; gradients flow back to where each part came from."""
+    """Concatenates a tensor from all processes (equal shapes); gradients flow back to where parts came from."""
 
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor) -> torch.Tensor:

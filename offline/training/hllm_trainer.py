@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class HLLMTrainer(Trainer):
     model: HLLMTask
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        windows: TrainingWindows = train_dataset or self.train_dataset
+        windows = cast(TrainingWindows, train_dataset or self.train_dataset)
         batch_size = self.args.train_batch_size * self.args.world_size
         return LengthGrouped(windows.lengths, batch_size, seed=self.args.seed)
 
@@ -163,7 +163,7 @@ def train_task(
 def training_arguments(recipe: Recipe, settings: TrainSettings, directory: Path) -> HLLMTrainingArguments:
     """The recipe in the Trainer's words."""
     use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    has_bf16 = not use_cpu and torch.cuda.is_bf16_supported()
+    has_bf16 = _cpu_has_bf16() if use_cpu else torch.cuda.is_bf16_supported()
     return HLLMTrainingArguments(
         output_dir=str(directory),
         max_minutes=settings.max_minutes,
@@ -194,6 +194,12 @@ def training_arguments(recipe: Recipe, settings: TrainSettings, directory: Path)
         disable_tqdm=not sys.stderr.isatty(),
         report_to="none",
     )
+
+
+def _cpu_has_bf16() -> bool:
+    # without the instructions, bf16 is emulated and slower than float32
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _best_entry(log_history: list[dict[str, float]]) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """InfoNCE on cosines, with false negatives taken out and the remaining ones counted.
 
-HLLM (arXiv 2409.12740), equation 1 and its released code: cosine times a learned temperature, cross-entropy of the next
-item against shared negatives; a negative whose cosine with the target exceeds 0.99 is no negative. Ours: negatives
-are also removed by id (duplicates that are only *nearly* equal would otherwise push an item from itself), and the loss may
-run over the whole catalogue. When embeddings collapse, every cosine exceeds the threshold, no negative survives
-and the loss falls to zero while nothing is learned; so the number of survivors is part of the result.
+HLLM (arXiv 2409.12740), equation 1 and its released code: cosine times a learned temperature, cross-entropy
+of the next item against shared negatives; a negative whose cosine with the target exceeds 0.99 is no
+negative. Ours: negatives are also removed by id (duplicates that are only *nearly* equal would otherwise push
+an item from itself), and the loss may run over the whole catalogue. When embeddings collapse, every cosine
+exceeds the threshold, no negative survives and the loss falls to zero while nothing is learned; so the number
+of survivors is part of the result.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.nn import functional
 from model_store.errors import HatstandError
 
 FALSE_NEGATIVE_COSINE = 0.99
+_BF16_MARGIN = 0.02
 
 
 class TrainingCollapsed(HatstandError):
@@ -66,15 +68,15 @@ def catalogue_loss(
             functional.cross_entropy(logits.float(), targets), logits.new_tensor(float(offered)), offered
         )
     with torch.no_grad():
-        # positions share targets, and similar items are few: compare each target once, then touch the hits only
+        # positions share targets: compare each target once, and touch the few hits only
         distinct, inverse = torch.unique(targets, return_inverse=True)
-        similar = unit_items[distinct] @ unit_items.T > false_negative_cosine  # (U, N)
+        similar = _similar(unit_items[distinct], unit_items, threshold=false_negative_cosine)  # (U, N)
         similar[torch.arange(len(distinct), device=targets.device), distinct] = False
         num_similar = similar.sum(dim=1)[inverse].float().mean()
-        has_similar = similar.any(dim=1)[inverse].nonzero()[:, 0]
-    if len(has_similar):
-        mask = similar[inverse[has_similar]]
-        logits = logits.index_copy(0, has_similar, logits[has_similar].masked_fill(mask, _lowest(logits)))
+        hits = similar.any(dim=1)[inverse].nonzero()[:, 0]
+    if len(hits):
+        masked = logits[hits].masked_fill(similar[inverse[hits]], _lowest(logits))
+        logits = logits.index_copy(0, hits, masked)
     loss = functional.cross_entropy(logits.float(), targets)
     return ContrastiveLoss(loss, offered - num_similar, offered)
 
@@ -95,7 +97,8 @@ def sampled_loss(
         targets: (P, D) raw embedding of the item that follows.
         negatives: (C, D) raw embeddings.
         scale: () what cosines are multiplied by.
-        is_own: (P, C) bool, True where the negative is, by id, an item of the same history (the target included).
+        is_own: (P, C) bool, True where the negative is, by id, an item of the same history (the target
+            included).
         false_negative_cosine: Negatives closer than this to the target are dropped; 1 or more drops none.
     """
     unit_queries = functional.normalize(queries, dim=-1) * scale
@@ -106,7 +109,7 @@ def sampled_loss(
     with torch.no_grad():
         dropped = is_own
         if false_negative_cosine < 1:
-            dropped = dropped | (unit_targets @ unit_negatives.T > false_negative_cosine)
+            dropped = dropped | _similar(unit_targets, unit_negatives, threshold=false_negative_cosine)
     logits = torch.cat((positive, negative.masked_fill(dropped, _lowest(negative))), dim=1).float()
     loss = functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
     survivors = (~dropped).sum(dim=1).float().mean()
@@ -129,6 +132,22 @@ def own_items(histories: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     counts = torch.zeros(len(histories), len(distinct), dtype=torch.int64, device=histories.device)
     counts.scatter_add_(1, places, is_hit.to(torch.int64))
     return (counts > 0)[:, inverse]
+
+
+def _similar(rows: torch.Tensor, columns: torch.Tensor, *, threshold: float) -> torch.Tensor:
+    """(R, C) bool: whose cosine exceeds the threshold; arguments are unit-norm.
+
+    Under autocast the product is rounded to 8 bits, too coarse to tell 0.99 from 1: it only proposes pairs,
+    and those are computed again in full, unless they are so many that a full product is cheaper.
+    """
+    proposed = rows @ columns.T > threshold - _BF16_MARGIN
+    pairs = proposed.nonzero()
+    if len(pairs) > proposed.numel() // 64:
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows.float() @ columns.float().T > threshold
+    first, second = pairs.unbind(dim=1)
+    exact = (rows[first].float() * columns[second].float()).sum(dim=1) > threshold
+    return proposed.index_put((first, second), exact)
 
 
 def _lowest(logits: torch.Tensor) -> float:

@@ -42,7 +42,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PresetRecipes:
-    """The recipes of a preset, and the shape of its randomly initialised models (``model_store.backbone``)."""
+    """The recipes of a preset; ``model_store.backbone`` has the shapes of its models from scratch."""
 
     end_to_end: Recipe
     user_llm: Recipe
@@ -62,9 +62,7 @@ PRESETS = {
     ),
     # the paper's settings (arXiv 2409.12740), as far as one process can follow them
     "base": PresetRecipes(
-        end_to_end=Recipe(
-            epochs=5, batch_size=16, learning_rate=1e-4, negatives=512, schedule="cosine", warmup=0.1
-        ),
+        end_to_end=Recipe(epochs=5, batch_size=16, learning_rate=1e-4, negatives=512, schedule="cosine", warmup=0.1),
         user_llm=Recipe(
             epochs=10,
             batch_size=128,
@@ -86,14 +84,16 @@ class TrainSettings:
         data: A dataset directory.
         store: Path or URL of the model store.
         preset: Shapes and recipe; what is set below goes before it.
-        item_llm: Directory or hub id of a pre-trained Item LLM; None makes one of the preset's shape from scratch.
+        item_llm: Directory or hub id of a pre-trained Item LLM; None makes one of the preset's shape from
+            scratch.
         user_llm: Likewise for the User LLM.
         item_input: ``id`` trains the ID twin: item vectors alone, no text.
-        stage: ``1`` end to end, ``2`` the User LLM on stored text embeddings, ``both``; ``auto``: ``2`` with a
-            pre-trained Item LLM or item ids, else ``both``.
+        stage: ``1`` end to end, ``2`` the User LLM on stored text embeddings, ``both``; ``auto``: ``2`` with
+            a pre-trained Item LLM or item ids, else ``both``.
         freeze_item_llm: In stage 1, train only what comes after the Item LLM. Stage 2 never trains it.
-        whiten_power: Starts the joint as a whitening of the text embeddings: 0 keeps their spread, 1 makes all directions
-            equally wide. None: 1 with a pre-trained Item LLM, none from scratch. Negative: none.
+        whiten_power: Starts the joint as a whitening of the text embeddings: 0 keeps their spread, 1 makes
+            all directions equally wide. None: 1 with a pre-trained Item LLM, none from scratch. Negative:
+            none.
         whiten_rms: Size of the whitened embeddings' components.
         train_joint: Let the joint learn in stage 2 too.
         item_vectors: A learned vector per known item, added to its text embedding.
@@ -118,8 +118,9 @@ class TrainSettings:
         false_negative_cosine: Negatives closer to the target are dropped; 1 keeps all.
         gradient_checkpointing: Compute activations twice instead of keeping them.
         max_gradient_norm: Longer gradients are clipped.
-        precision: ``auto`` takes bf16 where an accelerator has it.
-        lora_r: Rank of adapters on the Item LLM in stage 1 (0: full training), with ``lora_alpha`` and dropout.
+        precision: ``auto`` takes bf16 where the hardware has it.
+        lora_r: Rank of adapters on the Item LLM in stage 1 (0: full training), with ``lora_alpha`` and
+            dropout.
         lora_user: Adapters on the User LLM too.
         checkpoint_seconds: What a killed run loses at most.
         validation_cases: Evaluate on at most this many during training; None: all.
@@ -174,9 +175,7 @@ class TrainSettings:
         if self.item_input == "id" and self.item_llm is not None:
             raise InvalidInput("--item-input id reads no text, so --item-llm has no use; leave it out")
         if self.item_input == "id" and self.stage in ("1", "both"):
-            raise InvalidInput(
-                f"--stage {self.stage} trains an Item LLM, and --item-input id has none; expected 2"
-            )
+            raise InvalidInput(f"--stage {self.stage} trains an Item LLM, and --item-input id has none; expected 2")
         if self.negatives is not None and self.negatives != ALL_ITEMS:
             _check(
                 self.negatives.isdigit() and int(self.negatives) > 0,
@@ -221,9 +220,7 @@ class TrainSettings:
         """Of stage 1, with what was set instead of the preset's."""
         recipe = self._overridden(PRESETS[self.preset].end_to_end)
         if recipe.negatives is None:
-            raise InvalidInput(
-                "--negatives all is for stage 2; stage 1 encodes its negatives, expected a number"
-            )
+            raise InvalidInput("--negatives all is for stage 2; stage 1 encodes its negatives, expected a number")
         return recipe
 
     @property

@@ -1,7 +1,7 @@
 """What training reads: windows of user histories, evaluation cases, and their padded batches.
 
-A history longer than L + 1 is cut into windows that do not overlap, aligned to its end, as the authors' code does; a remainder
-of one event has nothing to predict and is left out.
+A history longer than L + 1 is cut into windows that do not overlap, aligned to its end, as the authors' code
+does; a remainder of one event has nothing to predict and is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from model_store.errors import InvalidInput
-from offline.splits import EvaluationCases, UserSequences
+from offline.dataset import UserSequences
+from offline.splits import EvaluationCases
 
 # The Trainer finds the length of an example under this name.
 ITEMS = "input_ids"
@@ -33,9 +34,7 @@ class TrainingWindows(Dataset[dict[str, np.ndarray]]):
     def __init__(self, sequences: UserSequences, *, max_history_length: int) -> None:
         self._item_indices = np.asarray(sequences.item_indices)
         self._timestamps = np.asarray(sequences.timestamps)
-        self._bounds = np.array(
-            list(_windows(np.asarray(sequences.offsets), max_history_length + 1)), dtype=np.int64
-        )
+        self._bounds = np.array(list(_windows(np.asarray(sequences.offsets), max_history_length + 1)), dtype=np.int64)
         if len(self._bounds) == 0:
             raise InvalidInput(
                 "training needs at least one user with two events before validation and test; found none"
@@ -106,8 +105,8 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
 class LengthGrouped(Sampler[int]):
     """Examples in random order, near each other in length; the order follows from seed and epoch alone.
 
-    The library's own sampler draws from the global random state, so that an epoch resumed in its middle would see
-    some users twice and others never.
+    The library's own sampler draws from the global random state, so that an epoch resumed in its middle would
+    see some users twice and others never.
 
     Args:
         lengths: Of each example.

@@ -1,0 +1,73 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from offline.training.checkpoints import latest_complete
+from tests.offline.training.chain_shop import write_chain_shop
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = ["--preset", "tiny", "--item-input", "id", "--device", "cpu", "--precision", "float32"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chain_shop(tmp_path_factory.mktemp("data") / "shop")
+
+
+def command(shop: Path, store: Path, *options: str) -> list[str]:
+    return ["hllm", "--data", str(shop), "--store", str(store), *OPTIONS, *options]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    assert finished.returncode == 0, finished.stderr
+    figures: dict[str, object] = json.loads(finished.stdout.splitlines()[-1])
+    return figures
+
+
+def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
+    options = ("--epochs", "12", "--patience", "12", "--checkpoint-seconds", "0.05")
+    arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
+    process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not _has_checkpoint(tmp_path / "killed"):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
+
+    resumed = run(*arguments)
+    uninterrupted = run(sys.executable, "-m", "offline.train", *command(shop, tmp_path / "whole", *options))
+
+    assert "going on from checkpoint-" in resumed.stderr
+    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
+
+
+def _has_checkpoint(store: Path) -> bool:
+    return any(latest_complete(directory) for directory in store.glob("work/*/user_llm"))
+
+
+def test_two_processes_train_one_model(shop: Path, tmp_path: Path) -> None:
+    options = ["--data", str(shop), "--store", str(tmp_path / "store"), "--preset", "tiny", "--epochs", "1"]
+    finished = run(
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "offline.train", "hllm", *options, "--device", "cpu", "--stage", "both", "--precision", "float32"),
+    )
+    model_id = last_line(finished)["model_id"]
+    assert [path.name for path in (tmp_path / "store/models").iterdir()] == [model_id]
+
+
+def test_bad_input_ends_with_one_line(tmp_path: Path) -> None:
+    finished = run(sys.executable, "offline/train.py", *command(tmp_path / "nothing", tmp_path / "store"))
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1].startswith("error: ")
+    assert "is not a dataset" in finished.stderr
