@@ -1,13 +1,14 @@
 """The service's configuration, from ``HATSTAND_*`` variables."""
 
 import ipaddress
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.errors import InvalidInput
 
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[
         tuple[ApiKey, ...],
+        NoDecode,
         Field(description='JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
     ] = ()
     log_level: Annotated[
@@ -78,6 +80,12 @@ class Settings(BaseSettings):
     request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused: 413")] = 1 << 20
     shutdown_seconds: Annotated[int, Field(ge=0, le=600, description="Requests in flight may take this to end")] = 20
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        # Decoded here, so that what is no JSON is refused like any other wrong value.
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("redis_url")
     @classmethod

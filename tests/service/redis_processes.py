@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -73,7 +74,7 @@ def start_cluster(directory: Path) -> list[RedisProcess]:
         for node in nodes[1:]:
             client.execute_command("CLUSTER MEET", "127.0.0.1", node.port)
     for node in nodes:
-        wait_until(lambda node=node: _cluster_is_whole(node))
+        wait_until(partial(_cluster_is_whole, node))
     return nodes
 
 

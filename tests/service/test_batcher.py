@@ -1,0 +1,146 @@
+"""The batcher: batches what is concurrent, bounds what waits, and tells everybody who waits."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from model_store.user_encoder import History
+from service.engine.batcher import EncodeBatcher
+from service.errors import NotReady, Overloaded
+
+
+@dataclass
+class SumEncoder:
+    """Its embedding is the sum of the item indices; -1 in a history breaks it. Holds until ``gate`` opens."""
+
+    max_history_length: int = 8
+    embedding_dim: int = 1
+    gate: threading.Event = field(default_factory=threading.Event)
+    batches: list[int] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+
+    def encode(self, histories: Sequence[History]) -> np.ndarray:
+        assert self.gate.wait(10)
+        self.threads.add(threading.current_thread().name)
+        if any((history.item_indices < 0).any() for history in histories):
+            raise ValueError("broken history")
+        self.batches.append(len(histories))
+        return np.array([[history.item_indices.sum()] for history in histories], dtype=np.float32)
+
+
+@dataclass
+class Counts:
+    users: int = 0
+    shed: int = 0
+
+    def batch_ran(self, *, num_users: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.users += num_users
+
+    def request_shed(self) -> None:
+        self.shed += 1
+
+
+@asynccontextmanager
+async def running(counts: Counts, *, max_users: int = 4, max_waiting: int = 100) -> AsyncIterator[EncodeBatcher]:
+    batcher = EncodeBatcher(max_users=max_users, max_wait_seconds=0.001, max_waiting=max_waiting, observer=counts)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.aclose()
+
+
+def _history(*items: int) -> History:
+    return History(np.array(items, dtype=np.int64), np.zeros(len(items), dtype=np.int64))
+
+
+async def test_concurrent_histories_share_forward_passes_and_get_their_own_embedding() -> None:
+    encoder, counts = SumEncoder(), Counts()
+    async with running(counts) as batcher:
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(number, 1))) for number in range(10)]
+        await asyncio.sleep(0.01)
+        encoder.gate.set()
+        answers = await asyncio.gather(*asked)
+    assert [answer.embedding.tolist() for answer in answers] == [[number + 1] for number in range(10)]
+    assert encoder.batches == [4, 4, 2]
+    assert counts.users == 10
+    assert answers[-1].queue_seconds > 0
+
+
+async def test_the_model_never_runs_in_the_event_loop() -> None:
+    encoder = SumEncoder()
+    encoder.gate.set()
+    async with running(Counts()) as batcher:
+        await asyncio.gather(*(batcher.encode(encoder, _history(1)) for _ in range(20)))
+    (name,) = encoder.threads
+    assert name.startswith("hatstand-model")
+
+
+async def test_what_the_queue_cannot_hold_is_refused_at_once() -> None:
+    encoder, counts = SumEncoder(), Counts()
+    async with running(counts, max_users=1, max_waiting=2) as batcher:
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(1)))]
+        await asyncio.sleep(0.02)  # in the worker now
+        asked += [asyncio.create_task(batcher.encode(encoder, _history(1))) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert batcher.num_waiting == 2
+        with pytest.raises(Overloaded):
+            await batcher.encode(encoder, _history(1))
+        encoder.gate.set()
+        assert len(await asyncio.gather(*asked)) == 3
+    assert counts.shed == 1
+
+
+async def test_one_broken_history_fails_alone() -> None:
+    encoder = SumEncoder()
+    async with running(Counts()) as batcher:
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(item))) for item in (1, -1, 3)]
+        await asyncio.sleep(0.01)
+        encoder.gate.set()
+        first, broken, last = await asyncio.gather(*asked, return_exceptions=True)
+        assert batcher.is_running
+    assert isinstance(broken, ValueError)
+    assert not isinstance(first, BaseException)
+    assert not isinstance(last, BaseException)
+    assert (first.embedding[0], last.embedding[0]) == (1, 3)
+
+
+async def test_a_request_whose_caller_is_gone_is_not_run() -> None:
+    encoder, counts = SumEncoder(), Counts()
+    async with running(counts, max_users=1) as batcher:
+        first = asyncio.create_task(batcher.encode(encoder, _history(1)))
+        gone = asyncio.create_task(batcher.encode(encoder, _history(2)))
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        encoder.gate.set()
+        await first
+    assert counts.users == 1
+
+
+async def test_histories_of_two_encoders_do_not_meet_in_one_pass() -> None:
+    one, other = SumEncoder(), SumEncoder()
+    one.gate.set()
+    other.gate.set()
+    async with running(Counts()) as batcher:
+        await asyncio.gather(*(batcher.encode(encoder, _history(1)) for encoder in (one, other, one, other)))
+    assert sum(one.batches) == sum(other.batches) == 2
+
+
+async def test_closing_serves_what_waits_and_refuses_what_comes() -> None:
+    encoder = SumEncoder()
+    async with running(Counts(), max_users=1) as batcher:
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(number))) for number in range(3)]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(batcher.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady):
+            await batcher.encode(encoder, _history(1))
+        encoder.gate.set()
+        await closing
+        assert [answer.embedding[0] for answer in await asyncio.gather(*asked)] == [0, 1, 2]

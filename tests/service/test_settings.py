@@ -1,0 +1,65 @@
+"""Settings come from HATSTAND_* variables, and a misspelt one is never silently the default."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import InvalidInput
+from service.settings import Settings, load_settings
+
+
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"name": "shop", "sha256": "0" * 64, "scopes": ["recommend"]}
+    for name, value in {
+        "HATSTAND_STORE": "s3://bucket/store",
+        "HATSTAND_PORT": "9000",
+        "HATSTAND_API_KEYS": json.dumps([key]),
+        "HATSTAND_REDIS_DIRECTORY": "/var/lib/redis",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(os.environ)
+    assert (settings.store, settings.port) == ("s3://bucket/store", 9_000)
+    assert settings.api_keys[0].scopes == {"recommend"}
+    assert settings.redis_directory == Path("/var/lib/redis")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HATSTAND_PORT", "http"),
+        ("HATSTAND_PORT", "70000"),
+        ("HATSTAND_REDIS_URL", "localhost:6379"),
+        ("HATSTAND_DEVICE", "tpu"),
+        ("HATSTAND_BATCH_MAX_USERS", "0"),
+        ("HATSTAND_API_KEYS", '[{"name": "a", "sha256": "plain", "scopes": []}]'),
+        ("HATSTAND_API_KEYS", "secret"),
+        ("HATSTAND_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=name):
+        load_settings(os.environ)
+
+
+def test_an_unknown_variable_with_our_prefix_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="unknown setting HATSTAND_STOER; known are .*HATSTAND_STORE"):
+        load_settings({"HATSTAND_STOER": "x"})
+
+
+def test_variables_of_the_tests_and_of_others_are_left_alone() -> None:
+    load_settings({"HATSTAND_TEST_DATA": "/data", "PATH": "/bin"})
+
+
+def test_the_password_of_redis_is_not_shown() -> None:
+    assert "secret" not in repr(Settings(redis_url="redis://:secret@host:6379/0"))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("shop", False)],
+)
+def test_only_loopback_counts_as_this_machine(host: str, is_loopback: bool) -> None:
+    assert Settings(host=host).is_loopback is is_loopback
