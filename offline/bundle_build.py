@@ -23,7 +23,7 @@ from offline.item_shards import HASH_DTYPE, KnownEmbeddings
 LOGGER = logging.getLogger(__name__)
 # norms of one item tower lie close together; a row this far off is a broken text or broken weights
 MAX_NORM_RATIO = 1e3
-_BLOCK_ROWS = 65_536
+_BLOCK_ROWS = 16_384
 
 
 def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:

@@ -48,7 +48,7 @@ class EmbedOptions:
 
     token_budget: int = 0
     shard_seconds: float = 15.0
-    shard_items: int = 65_536
+    shard_items: int = 16_384
     device: str = "cpu"
     seed: int = 0
 
