@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -47,28 +48,26 @@ def test_the_printed_command_works_and_what_was_acknowledged_is_there_after_a_ki
             assert "Traceback" not in rest
 
 
-def test_a_start_that_cannot_be_ends_with_one_line() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "service"],
-        env=_environment(store=__file__),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    (line,) = result.stderr.strip().splitlines()
-    assert f"store {__file__} is a file" in line
+@pytest.fixture
+def _own_signal_handlers() -> Iterator[None]:
+    """The service takes over the signals of its process, which here is the tests'."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
+@pytest.mark.usefixtures("_own_signal_handlers")
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
         ("HATSTAND_STOER", "x", "unknown setting HATSTAND_STOER"),
         ("HATSTAND_PORT", "http", "HATSTAND_PORT: Input should be a valid integer"),
         ("HATSTAND_HOST", "0.0.0.0", "HATSTAND_ALLOW_ANONYMOUS=1"),
+        ("HATSTAND_STORE", __file__, f"store {__file__} is a file"),
     ],
 )
-def test_wrong_settings_end_it_before_it_begins(
+def test_a_start_that_cannot_be_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(name, value)
