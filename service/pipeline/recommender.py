@@ -9,13 +9,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from model_store.user_encoder import History, UserEncoder
+from model_store.user_encoder import History
 from service.engine.served_bundle import ServedBundle
 from service.errors import DeadlineExceeded, HistoryUnavailable, ServiceError
 from service.pipeline.constraints import (
@@ -26,12 +26,11 @@ from service.pipeline.constraints import (
     filter_mask,
 )
 from service.pipeline.fallback import popular_items
+from service.pipeline.protocols import BlockingRunner, BundleSource, EncoderQueue, HistoryReader
 from service.pipeline.ranking import rank, reasons
 from service.pipeline.retrieval import Candidates, retrieve
-from service.sessions.history_store import StoredHistory
 
 LOGGER = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SOURCE_MODEL = "model"
 SOURCE_POPULAR = "fallback:popular"
@@ -40,57 +39,6 @@ DEFAULT_FIELDS = ("title",)
 _DIVERSITY_POOL = 5
 # The history store may use this share of a request's time, so that some is left for a fallback.
 _HISTORY_SHARE = 0.5
-
-
-class EncodedUser(Protocol):
-    """What the encoder queue answers."""
-
-    @property
-    def embedding(self) -> np.ndarray:
-        """(D,) float32, unit-norm."""
-        ...
-
-    @property
-    def queue_seconds(self) -> float:
-        """Waited before the forward pass."""
-        ...
-
-    @property
-    def encode_seconds(self) -> float:
-        """Took the forward pass."""
-        ...
-
-
-class EncoderQueue(Protocol):
-    """Runs forward passes beside the event loop."""
-
-    async def encode(self, encoder: UserEncoder, history: History) -> EncodedUser:
-        """Encodes one history."""
-        ...
-
-
-class HistoryReader(Protocol):
-    """Where stored histories are read."""
-
-    async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
-        """Reads one user's history, oldest first."""
-        ...
-
-
-class BundleSource(Protocol):
-    """Which bundle answers now."""
-
-    def get(self, kind: str | None = None) -> ServedBundle:
-        """For a kind of model, or the default one."""
-        ...
-
-
-class BlockingRunner(Protocol):
-    """Runs blocking work in a thread beside the event loop."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Returns what ``work`` returns."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
