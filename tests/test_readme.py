@@ -48,9 +48,7 @@ def own_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate_shop(folder / "shop", num_items=200, num_users=150, seed=3)
     items = pq.read_table(folder / "shop/items.parquet").to_pylist()
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    interactions = pq.read_table(
-        folder / "shop/interactions.parquet", columns=["user_id", "item_id", "timestamp"]
-    )
+    interactions = pq.read_table(folder / "shop/interactions.parquet", columns=["user_id", "item_id", "timestamp"])
     with (folder / "interactions.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["user_id", "item_id", "timestamp"])
         writer.writeheader()
@@ -105,9 +103,7 @@ def test_an_event_changes_the_next_recommendation(service: str, own_catalogue: P
     first, *_ = (own_catalogue / "items.jsonl").read_text().splitlines()
     item_id = json.loads(first)["item_id"]
     before = _post(service + "/recommend", {"user_id": "newcomer", "k": 5})
-    events = {
-        "events": [{"event_id": "e1", "user_id": "newcomer", "item_id": item_id, "timestamp": 1_700_000_000}]
-    }
+    events = {"events": [{"event_id": "e1", "user_id": "newcomer", "item_id": item_id, "timestamp": 1_700_000_000}]}
     assert _post(service + "/events", events)["accepted"] == 1
     after = _post(service + "/recommend", {"user_id": "newcomer", "k": 5})
     assert before["source"] == "fallback:popular"
