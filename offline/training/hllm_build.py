@@ -6,7 +6,7 @@ from model_store.backbone import PRESET_PREFIX, PRESETS, Backbone, load_backbone
 from model_store.catalogue import TITLE, Catalogue
 from model_store.hllm import HLLM, HLLMConfig, UserLLM, build_hllm
 from model_store.item_text import ITEM_PROMPT, item_text
-from model_store.lora import apply_lora
+from model_store.lora import LoraSettings, apply_lora
 from offline.training.settings import Recipe, TrainSettings
 
 
@@ -22,11 +22,12 @@ def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: S
     item_backbone = None if settings.item_input == "id" else _item_backbone(settings, catalogue, text_fields)
     user_backbone = _user_backbone(settings)
     config = _config(settings, text_fields, item_backbone, user_backbone)
-    if settings.lora is not None:
+    if settings.lora_r:
+        lora = LoraSettings(r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
         if item_backbone is not None and settings.has_end_to_end:
-            item_backbone = apply_lora(item_backbone, settings.lora)
+            item_backbone = apply_lora(item_backbone, lora)
         if settings.lora_user:
-            user_backbone = apply_lora(user_backbone, settings.lora)
+            user_backbone = apply_lora(user_backbone, lora)
     model = build_hllm(
         config=config, item_backbone=item_backbone, user_backbone=user_backbone, known_item_ids=known_item_ids
     )
@@ -52,7 +53,7 @@ def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> 
         return
     for module in user_llm.backbone.modules():
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = recipe.attention_dropout
+            setattr(module, "attention_dropout", recipe.attention_dropout)  # noqa: B010 (a Module attribute is typed as Tensor)
 
 
 def wants_whitening(settings: TrainSettings) -> float | None:

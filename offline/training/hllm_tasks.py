@@ -47,6 +47,7 @@ class HLLMTask(nn.Module):
         self.false_negative_cosine = false_negative_cosine
         self.last: ContrastiveLoss | None = None
         self._table: torch.Tensor | None = None
+        self._unit_items: torch.Tensor | None = None
 
     def catalogue_embeddings(self) -> torch.Tensor:
         """(N + 1, D) raw embeddings of all items, row = item_index; row 0 means nothing."""
@@ -59,6 +60,8 @@ class HLLMTask(nn.Module):
     def rank_targets(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ranks the whole catalogue for B cases, without the items of their histories.
 
+        In float32, as the model will be served: rounded to bf16, cosines of many items are equal.
+
         Args:
             batch: ``input_ids`` and ``timestamps`` (B, L), ``seen`` (B, S), ``targets`` (B,); 0 = padding.
 
@@ -66,10 +69,10 @@ class HLLMTask(nn.Module):
             (B,) int64, 1 = best, on the batch's device.
         """
         assert self._table is not None, "rank_targets needs evaluation_table()"
+        assert self._unit_items is not None
         history, targets = batch[ITEMS], batch["targets"]
         users = self.hllm.encode_users(functional.embedding(history, self._table), history > 0, batch["timestamps"])
-        unit_items = functional.normalize(self._table[1:].float(), dim=-1)
-        scores = (functional.normalize(users.float(), dim=-1) @ unit_items.T).cpu()
+        scores = (functional.normalize(users, dim=-1) @ self._unit_items.T).cpu()
         seen = batch["seen"].cpu()
         rows = torch.arange(len(seen))[:, None].expand_as(seen)
         exclude(scores, rows.reshape(-1).numpy(), seen.reshape(-1).numpy())
@@ -82,10 +85,11 @@ class HLLMTask(nn.Module):
         self.eval()
         try:
             with torch.no_grad():
-                self._table = self.catalogue_embeddings()
+                self._table = self.catalogue_embeddings().float()
+                self._unit_items = functional.normalize(self._table[1:], dim=-1)
             yield
         finally:
-            self._table = None
+            self._table = self._unit_items = None
             self.train(was_training)
 
     def _states(self, inputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -91,7 +91,7 @@ class HLLMTrainer(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Ranks (B,) of the targets, in the place of logits."""
         batch = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad():
             ranks = self.model.rank_targets(batch)
         return None, ranks, batch["targets"]
 

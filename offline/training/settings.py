@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_store.errors import InvalidInput
-from model_store.lora import LoraSettings
 
 Stage = Literal["auto", "1", "2", "both"]
 ALL_ITEMS = "all"
@@ -227,13 +226,6 @@ class TrainSettings:
     def user_stage(self) -> Recipe:
         """Of stage 2, with what was set instead of the preset's."""
         return self._overridden(PRESETS[self.preset].user_llm)
-
-    @property
-    def lora(self) -> LoraSettings | None:
-        """Adapters, if any."""
-        if self.lora_r == 0:
-            return None
-        return LoraSettings(r=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout)
 
     def to_dict(self) -> dict[str, Any]:
         """What makes a difference to the result, as JSON-able values."""

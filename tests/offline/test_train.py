@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from offline.training.checkpoints import latest_complete
+from offline.training.hllm_run import train_hllm
+from offline.training.settings import TrainSettings
 from tests.offline.training.chain_shop import write_chain_shop
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +38,7 @@ def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
-    options = ("--epochs", "12", "--patience", "12", "--checkpoint-seconds", "0.05")
+    options = ("--epochs", "8", "--patience", "8", "--checkpoint-seconds", "0.3")
     arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
     process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     while process.poll() is None and not _has_checkpoint(tmp_path / "killed"):
@@ -46,10 +48,15 @@ def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, 
     assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
 
     resumed = run(*arguments)
-    uninterrupted = run(sys.executable, "-m", "offline.train", *command(shop, tmp_path / "whole", *options))
+    uninterrupted = train_hllm(
+        TrainSettings(
+            **{"data": shop, "store": str(tmp_path / "whole"), "preset": "tiny", "item_input": "id", "epochs": 8},
+            **{"patience": 8, "device": "cpu", "precision": "float32"},
+        )
+    )
 
     assert "going on from checkpoint-" in resumed.stderr
-    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
+    assert last_line(resumed)["model_id"] == uninterrupted.model_id
 
 
 def _has_checkpoint(store: Path) -> bool:
