@@ -21,9 +21,7 @@ def _resolved(value: str) -> str:
 
 
 def _ports() -> list[tuple[str, str]]:
-    return [
-        (name, _resolved(port)) for name, service in SERVICES.items() for port in service.get("ports", [])
-    ]
+    return [(name, _resolved(port)) for name, service in SERVICES.items() for port in service.get("ports", [])]
 
 
 def test_every_port_is_published_on_loopback_only() -> None:
@@ -117,19 +115,12 @@ def test_gpu_service_gets_a_gpu_and_its_own_faiss() -> None:
 def test_image_is_tagged_with_the_projects_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
-    assert (
-        _resolved(SERVICES["service"]["image"])
-        == _resolved(SERVICES["builder"]["image"])
-        == f"hatstand:{version}"
-    )
+    assert _resolved(SERVICES["service"]["image"]) == _resolved(SERVICES["builder"]["image"]) == f"hatstand:{version}"
 
 
 def test_mounted_files_exist() -> None:
     mounts = [
-        volume
-        for service in SERVICES.values()
-        for volume in service.get("volumes", [])
-        if volume.startswith("./")
+        volume for service in SERVICES.values() for volume in service.get("volumes", []) if volume.startswith("./")
     ]
 
     assert len(mounts) == 3

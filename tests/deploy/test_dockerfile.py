@@ -41,9 +41,7 @@ def test_torch_and_faiss_can_be_chosen_when_building() -> None:
 
     assert defaults["TORCH_REQUIREMENT"] == '"torch==2.13.0"'
     assert defaults["EXTRAS"] == defaults["TORCH_INDEX_URL"] == '""'
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "dependencies"
-    ]
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     assert shlex.split(defaults["FAISS_REQUIREMENT"])[0] in dependencies
 
 
@@ -58,9 +56,7 @@ def test_runs_as_a_fixed_unprivileged_user() -> None:
     user = _arguments_of("USER")
 
     assert user == ["10001:10001"]
-    assert _instructions().index(("USER", "10001:10001")) > _instructions().index(
-        ("FROM", "${BASE_IMAGE} AS runtime")
-    )
+    assert _instructions().index(("USER", "10001:10001")) > _instructions().index(("FROM", "${BASE_IMAGE} AS runtime"))
 
 
 def test_starts_the_service_in_exec_form() -> None:

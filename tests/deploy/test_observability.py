@@ -31,9 +31,7 @@ def _expressions() -> Iterator[str]:
 
 
 def _metrics_in(expressions: Iterator[str]) -> set[str]:
-    return {
-        name for expression in expressions for name in re.findall(r"\b(?:hatstand|process)_\w+", expression)
-    }
+    return {name for expression in expressions for name in re.findall(r"\b(?:hatstand|process)_\w+", expression)}
 
 
 def test_every_metric_on_the_dashboard_is_exported() -> None:
@@ -55,9 +53,7 @@ def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         box = panel["gridPos"]
-        cells = {
-            (x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])
-        }
+        cells = {(x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])}
         assert not taken & cells, panel["title"]
         assert box["x"] + box["w"] <= 24
         taken |= cells
@@ -77,9 +73,7 @@ def test_dashboards_are_provisioned_from_where_compose_mounts_them() -> None:
     provider = yaml.safe_load(
         (DEPLOY / "grafana" / "provisioning" / "dashboards" / "hatstand.yml").read_text(encoding="utf-8")
     )["providers"][0]
-    grafana = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text(encoding="utf-8"))["services"][
-        "grafana"
-    ]
+    grafana = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["grafana"]
     path = provider["options"]["path"]
 
     assert f"./deploy/grafana/dashboards:{path}:ro" in grafana["volumes"]
