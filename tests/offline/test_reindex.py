@@ -269,6 +269,7 @@ def test_a_killed_run_resumes_and_never_leaves_a_broken_live_bundle(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_killed_at_ten_moments_resumes(tmp_path: Path, model_id: str) -> None:
     chance = random.Random()
     kill_and_resume(tmp_path, model_id, moments=[chance.uniform(0.0, 3.0) for _ in range(10)])
