@@ -162,6 +162,11 @@ def item_tower_hash(directory: Path) -> str:
 
 def _save_tokenizer(tokenizer: ItemTokenizer, directory: Path) -> None:
     tokenizer.tokenizer.save_pretrained(directory)
+    state_path = directory / "tokenizer.json"
+    if state_path.exists():  # a slow tokenizer has none
+        state = json.loads(state_path.read_text(encoding="utf-8"))
+        # what the last call asked for, kept by the library: a model must not change its hash by being used
+        _write_json(state_path, {**state, "truncation": None, "padding": None})
     path = directory / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     for name in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded: no part of the model

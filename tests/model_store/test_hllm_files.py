@@ -76,6 +76,17 @@ def test_saving_twice_gives_the_same_bytes_and_no_path_of_this_machine(tmp_path:
         assert not name.name.endswith((".bin", ".pt", ".pkl", ".md"))
 
 
+def test_a_model_does_not_change_by_being_used(tmp_path: Path) -> None:
+    model = make_hllm()
+    save_hllm(model, tmp_path / "before")
+    assert model.item_tokenizer is not None
+    model.item_tokenizer.encode(["a long title " * 200])
+    save_hllm(model, tmp_path / "after")
+    assert item_tower_hash(tmp_path / "before") == item_tower_hash(tmp_path / "after")
+    for path in (tmp_path / "before").rglob("*.json"):
+        assert path.read_bytes() == (tmp_path / "after" / path.relative_to(tmp_path / "before")).read_bytes(), path
+
+
 def test_half_precision_computes_nearly_the_same(tmp_path: Path) -> None:
     model = make_hllm()
     save_hllm(model, tmp_path)
