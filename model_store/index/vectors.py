@@ -6,11 +6,11 @@ import numpy as np
 
 from model_store.errors import InvalidInput
 
-_BLOCK_ROWS = 65_536
+_BLOCK_ROWS = 8_192
 
 
 def blocks(num_rows: int) -> Iterator[slice]:
-    """Slices that cover ``num_rows`` rows; a block of 256 float32 columns takes 64 MiB."""
+    """Slices that cover ``num_rows`` rows; a block of 256 float32 columns takes 8 MiB."""
     for start in range(0, num_rows, _BLOCK_ROWS):
         yield slice(start, min(start + _BLOCK_ROWS, num_rows))
 
