@@ -79,11 +79,11 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
             rows = rows[allowed_targets[cases.targets[rows]]]
         if max_cases is not None and len(rows) > max_cases:
             rows = rows[np.linspace(0, len(rows) - 1, max_cases).astype(np.int64)]
+        lengths = cases.history_ends[rows] - cases.sequences.offsets[cases.user_rows[rows]]
         self._cases = cases
-        self._rows = rows
+        # batches are taken in this order: of about equal length, so that little is padding
+        self._rows = rows[np.argsort(lengths, kind="stable")]
         self._max_history_length = max_history_length
-        starts = cases.sequences.offsets[cases.user_rows[rows]]
-        self.lengths = np.minimum(cases.history_ends[rows] - starts, max_history_length).tolist()
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -57,6 +58,25 @@ def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, 
 
     assert "going on from checkpoint-" in resumed.stderr
     assert last_line(resumed)["model_id"] == uninterrupted.model_id
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_kills_at_random_moments_change_nothing(shop: Path, tmp_path: Path) -> None:
+    options = ("--epochs", "60", "--patience", "60", "--checkpoint-seconds", "0.2")
+    arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
+    draw = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        process.stderr.readline()  # the imports are behind it
+        time.sleep(draw.uniform(0.0, 3.0))
+        process.kill()
+        process.communicate()
+        assert not list((tmp_path / "killed").glob("models/*/manifest.json")), "it ended before the tenth kill"
+
+    uninterrupted = run(sys.executable, "-m", "offline.train", *command(shop, tmp_path / "whole", *options))
+    assert last_line(run(*arguments))["model_id"] == last_line(uninterrupted)["model_id"]
 
 
 def _has_checkpoint(store: Path) -> bool:
