@@ -45,7 +45,7 @@ def _run(command: str, folder: Path) -> dict[str, object]:
 def own_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with items.jsonl and interactions.csv, as the README asks for."""
     folder = tmp_path_factory.mktemp("own")
-    generate_shop(folder / "shop", num_items=200, num_users=150, seed=3)
+    generate_shop(folder / "shop", num_items=200, num_users=60, seed=3)
     items = pq.read_table(folder / "shop/items.parquet").to_pylist()
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     interactions = pq.read_table(folder / "shop/interactions.parquet", columns=["user_id", "item_id", "timestamp"])
