@@ -108,7 +108,7 @@ def hllm(
         float | None,
         typer.Option(help="Whiten text embeddings: 0 not, 1 fully; negative: no joint.", rich_help_panel=_MODEL),
     ] = None,
-    whiten_rms: Annotated[float, typer.Option(help="Their size afterwards.", rich_help_panel=_MODEL)] = 1.0,
+    whiten_rms: Annotated[float, typer.Option(help="Their size afterwards.", rich_help_panel=_MODEL)] = 0.1,
     train_joint: Annotated[bool, typer.Option("--train-joint", help="In stage 2 too.", rich_help_panel=_MODEL)] = False,
     item_vectors: Annotated[bool, typer.Option("--item-vectors/--no-item-vectors", rich_help_panel=_MODEL)] = True,
     time_features: Annotated[bool, typer.Option("--time-features", rich_help_panel=_MODEL)] = False,
