@@ -45,6 +45,9 @@ def main(
             data=data,
             store=store,
             preset="tiny",
+            # short texts: on two cores the Item LLM is most of the work
+            text_fields=("title",),
+            item_prompt="",
             max_minutes=max_minutes,
             validation_cases=VALIDATION_CASES,
             seed=seed,
