@@ -268,7 +268,8 @@ def _run_key(dataset: Dataset, settings: TrainSettings) -> str:
     """Names a run by what it depends on, so that only the same run is gone on with."""
     digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
     for name in (ITEMS_FILE, INTERACTIONS_FILE):
-        digest.update((dataset.directory / name).read_bytes())
+        with (dataset.directory / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

@@ -54,7 +54,7 @@ PRESETS = {
         user_llm=Recipe(epochs=8, batch_size=64, learning_rate=1e-3, dropout=0.2, attention_dropout=0.1),
         max_history_length=30,
     ),
-    # Amazon Beauty on two cores: see docs/training.md for what it was tuned on and what it reaches
+    # tuned on Amazon Beauty (2014) with a frozen MiniLM, on validation; docs/training.md has what it reaches on test
     "small": PresetRecipes(
         end_to_end=Recipe(epochs=3, batch_size=32, learning_rate=3e-4, negatives=512, dropout=0.1),
         user_llm=Recipe(epochs=8, batch_size=128, learning_rate=1e-3, dropout=0.4, attention_dropout=0.2),

@@ -11,6 +11,7 @@ from torch import nn
 
 from model_store.catalogue import Catalogue
 from model_store.hllm import HLLM, HLLMConfig, ItemLLM
+from model_store.item_text import TokenBatch
 from model_store.whitening import whitening_joint
 from offline.embed_items import EmbedOptions, embed_catalogue
 
@@ -82,5 +83,6 @@ class _JointlessItemLLM(ItemLLM):
         self.whole = item_llm
         self.backbone = item_llm.backbone
 
-    def forward(self, batch):  # type: ignore[no-untyped-def]
+    def forward(self, batch: TokenBatch) -> torch.Tensor:
+        """(B, H) raw."""
         return self.whole.pool(batch)
