@@ -138,9 +138,7 @@ def main(
     data: Annotated[Path, typer.Option(help="A dataset directory.")],
     store: Annotated[str, typer.Option(help="The model store.")],
     users: Annotated[int, typer.Option(min=1, help="How many test users.")] = 200,
-    split: Annotated[
-        SplitName, typer.Option(help="Where their histories come from.")
-    ] = SplitName.LEAVE_ONE_OUT,
+    split: Annotated[SplitName, typer.Option(help="Where their histories come from.")] = SplitName.LEAVE_ONE_OUT,
 ) -> None:
     """Prints how many users got the same list online as offline; ends with 1 unless all did."""
     figures = compare(model, data, store, num_users=users, split=split)

@@ -76,18 +76,10 @@ def main(
     interactions: Annotated[Path, typer.Option(help="interactions.csv[.gz]: user_id,item_id,timestamp.")],
     store: Annotated[str, typer.Option(help="Path or URL of the model store.")],
     preset: Annotated[str, typer.Option(help="tiny, small or base: shapes and recipe.")] = "small",
-    item_llm: Annotated[
-        str | None, typer.Option(help="Directory or hub id of a pre-trained Item LLM.")
-    ] = None,
-    user_llm: Annotated[
-        str | None, typer.Option(help="Directory or hub id of a pre-trained User LLM.")
-    ] = None,
-    max_bad: Annotated[
-        float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0, max=1)
-    ] = 0.01,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Wall-clock limit of each training stage.")
-    ] = None,
+    item_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained Item LLM.")] = None,
+    user_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained User LLM.")] = None,
+    max_bad: Annotated[float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0, max=1)] = 0.01,
+    max_minutes: Annotated[float | None, typer.Option(help="Wall-clock limit of each training stage.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:

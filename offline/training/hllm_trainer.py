@@ -19,7 +19,7 @@ from offline.ranking_metrics import ndcg_at_k, recall_at_k
 from offline.training.callbacks import Checkpoints, CollapseAlarm, LogLines, TimeLimit
 from offline.training.checkpoints import latest_complete, remove_incomplete
 from offline.training.hllm_tasks import HLLMTask
-from offline.training.settings import Recipe, TrainSettings
+from offline.training.settings import PRESETS, Recipe, TrainSettings
 from offline.training.windows import LengthGrouped, RankingCases, TrainingWindows, collate_windows
 
 LOGGER = logging.getLogger(__name__)
@@ -163,7 +163,8 @@ def train_task(
 def training_arguments(recipe: Recipe, settings: TrainSettings, directory: Path) -> HLLMTrainingArguments:
     """The recipe in the Trainer's words."""
     use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    has_bf16 = _cpu_has_bf16() if use_cpu else torch.cuda.is_bf16_supported()
+    wants_cpu_bf16 = PRESETS[settings.preset].bf16_on_cpu
+    has_bf16 = (wants_cpu_bf16 and _cpu_has_bf16()) if use_cpu else torch.cuda.is_bf16_supported()
     return HLLMTrainingArguments(
         output_dir=str(directory),
         max_minutes=settings.max_minutes,

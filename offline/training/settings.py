@@ -46,6 +46,7 @@ class PresetRecipes:
     end_to_end: Recipe
     user_llm: Recipe
     max_history_length: int = 50
+    bf16_on_cpu: bool = True
 
 
 PRESETS = {
@@ -53,6 +54,7 @@ PRESETS = {
         end_to_end=Recipe(epochs=2, batch_size=32, learning_rate=1e-3, negatives=128, dropout=0.1),
         user_llm=Recipe(epochs=8, batch_size=64, learning_rate=1e-3, dropout=0.2, attention_dropout=0.1),
         max_history_length=30,
+        bf16_on_cpu=False,
     ),
     # tuned on Amazon Beauty (2014) with a frozen MiniLM, on validation; docs/training.md has what it reaches on test
     "small": PresetRecipes(
