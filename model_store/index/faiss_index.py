@@ -180,8 +180,7 @@ def build_faiss(vectors: np.ndarray, factory: str) -> FaissIndex:
             ivf.cp.min_points_per_centroid = 1
         if not index.is_trained:
             index.train(_training_sample(vectors, num_cells=ivf.nlist if ivf else 0))
-        for part in blocks(len(vectors)):
-            index.add(unit(vectors[part]))
+        _add(index, vectors)
     except RuntimeError as error:
         shape = f"{len(vectors)} vectors of width {vectors.shape[1]}"
         raise InvalidInput(f"index {factory!r} cannot be built over {shape}: {_reason(error)}") from error
@@ -205,6 +204,20 @@ def load_faiss(path: Path, *, factory: str, parameters: Mapping[str, Any]) -> Fa
     except RuntimeError as error:
         raise ArtifactCorrupt(f"{path} is not a FAISS index: {_reason(error)}") from error
     return FaissIndex(index, factory=factory, parameters={**_start_parameters(index), **parameters})
+
+
+def _add(index: Any, vectors: np.ndarray) -> None:
+    if not isinstance(index, faiss.IndexFlatCodes):
+        for part in blocks(len(vectors)):
+            index.add(unit(vectors[part]))
+        return
+    # one allocation of the right size: added block by block, all codes are moved to twice the room again and again
+    size = len(vectors) * index.code_size
+    index.codes.resize(size)
+    codes = faiss.rev_swig_ptr(index.codes.data(), size).reshape(len(vectors), index.code_size)
+    for part in blocks(len(vectors)):
+        codes[part] = index.sa_encode(unit(vectors[part]))
+    index.ntotal = len(vectors)
 
 
 def _training_sample(vectors: np.ndarray, *, num_cells: int) -> np.ndarray:
