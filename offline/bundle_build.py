@@ -27,12 +27,14 @@ _BLOCK_ROWS = 16_384
 
 
 def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:
-    """Yields the embeddings of the newest readable bundle that the same item tower made, if there is one."""
+    """Yields the verified embeddings of the newest readable bundle that the same item tower made, if there is one."""
     for manifest in store.bundles():
         if manifest.item_tower_hash != item_tower_hash:
             continue
         try:
-            bundle = open_bundle(store, manifest.bundle_id)
+            store.bundle_directory(manifest.bundle_id)
+            # just verified; its model may be another one with the same item tower, of which nothing is read
+            bundle = open_bundle(store, manifest.bundle_id, verify=False)
         except ArtifactError as error:
             LOGGER.warning("embeddings of bundle %s are not reused: %s", manifest.bundle_id, error)
             continue
