@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import orjson
@@ -17,6 +18,7 @@ MAX_PROPERTIES_BYTES = 4_096
 # 2100-01-01. Beyond it a number is milliseconds, or a mistake.
 MAX_TIMESTAMP = 4_102_444_800
 MAX_CLOCK_SKEW_SECONDS = 86_400
+_READABLE_LENGTH = 64
 
 
 class _Wire(BaseModel):
@@ -255,3 +257,18 @@ class LiveBundlesAnswer(_Wire):
     bundles: dict[str, str]
     default: str | None
     changed: list[str]
+
+
+def describe_problem(entry: Mapping[str, Any]) -> str:
+    """What was expected of a value, and the value itself where it is short enough to read.
+
+    Args:
+        entry: One of pydantic's ``errors()``.
+    """
+    value = entry.get("input")
+    is_readable = (
+        isinstance(value, str | int | float) and len(str(value)) <= _READABLE_LENGTH and str(value).isprintable()
+    )
+    if entry["type"] == "missing" or not is_readable:
+        return str(entry["msg"])
+    return f"{entry['msg']}, got {value!r}"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
-from service.schemas import EventIn, EventsAnswer, EventsRequest, RejectedEvent
+from service.schemas import EventIn, EventsAnswer, EventsRequest, RejectedEvent, describe_problem
 from service.sessions.history_store import Event
 
 router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
@@ -67,7 +67,7 @@ def _derived_id(event: EventIn) -> str:
 
 
 def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False)[0]
     where = "/".join(str(part) for part in first["loc"]) or "event"
     event_id = raw.get("event_id") if isinstance(raw, dict) else None
     is_echoed = isinstance(event_id, str) and len(event_id) <= 256 and event_id.isprintable()
@@ -75,5 +75,5 @@ def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:
         index=index,
         event_id=event_id if is_echoed else None,
         code=_CODES.get(first["type"], "invalid_type"),
-        detail=f"{where}: {first['msg']}",
+        detail=f"{where}: {describe_problem(first)}",
     )

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.errors import ServiceError
+from service.schemas import describe_problem
 
 LOGGER = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ def install(app: FastAPI) -> None:
         if any(entry["type"] == "json_invalid" for entry in found):
             reason = str(found[0].get("ctx", {}).get("error", "not JSON"))
             return _answer(request, status=400, code="malformed_json", detail=f"the body is not JSON: {reason}")
-        errors = [{"pointer": _pointer(entry["loc"]), "detail": entry["msg"]} for entry in found[:_MAX_ERRORS]]
+        errors = [
+            {"pointer": _pointer(entry["loc"]), "detail": describe_problem(entry)} for entry in found[:_MAX_ERRORS]
+        ]
         first = errors[0]
         detail = f"{first['pointer'] or 'the body'}: {first['detail']}"
         return _answer(
