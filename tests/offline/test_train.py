@@ -63,7 +63,7 @@ def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_kills_at_random_moments_change_nothing(shop: Path, tmp_path: Path) -> None:
-    options = ("--epochs", "60", "--patience", "60", "--checkpoint-seconds", "0.2")
+    options = ("--epochs", "600", "--patience", "600", "--checkpoint-seconds", "0.2")
     arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
     draw = random.Random(0)
     for _ in range(10):
