@@ -21,8 +21,10 @@ import numpy as np
 import typer
 
 from model_store.errors import HatstandError
+from model_store.store import ModelStore
 from offline import job
 from offline.evaluate import EvaluateSettings, SplitName, evaluate
+from offline.store_models import find_model
 
 START_SECONDS = 120
 SCORE_TOLERANCE = 1e-4
@@ -42,6 +44,7 @@ def compare(model: str, data: Path, store: str, *, num_users: int, split: SplitN
     Returns:
         ``users``, ``identical_lists`` (same items in the same order), ``max_score_difference``.
     """
+    kind = find_model(ModelStore(store), model).kind
     with tempfile.TemporaryDirectory(prefix="hatstand-") as folder:
         expected_path = Path(folder, "expected.jsonl")
         evaluate(
@@ -59,7 +62,7 @@ def compare(model: str, data: Path, store: str, *, num_users: int, split: SplitN
             _service(store, Path(folder)) as port,
             closing(http.client.HTTPConnection("127.0.0.1", port)) as client,
         ):
-            answers = [_recommend(client, case) for case in job.progress(expected, description="users")]
+            answers = [_recommend(client, case, kind) for case in job.progress(expected, description="users")]
     differences = [
         abs(item["score"] - score)
         for case, answer in zip(expected, answers, strict=True)
@@ -74,13 +77,13 @@ def compare(model: str, data: Path, store: str, *, num_users: int, split: SplitN
     }
 
 
-def _recommend(client: http.client.HTTPConnection, case: dict[str, Any]) -> dict[str, Any]:
+def _recommend(client: http.client.HTTPConnection, case: dict[str, Any], kind: str) -> dict[str, Any]:
     events = [{"user_id": case["user_id"], **event} for event in case["history"]]
     for start in range(0, len(events), 1_000):
         accepted = _post(client, "/events", {"events": events[start : start + 1_000]})
         if accepted["rejected"]:
             raise HatstandError(f"/events rejected {accepted['rejected'][0]}")
-    answer = _post(client, "/recommend", {"user_id": case["user_id"], "k": 10})
+    answer = _post(client, "/recommend", {"user_id": case["user_id"], "k": 10, "model": kind})
     if answer["source"] != "model":
         raise HatstandError(f"/recommend answered from {answer['source']!r}, expected 'model'")
     return answer

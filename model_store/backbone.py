@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -27,9 +27,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from model_store.errors import ArtifactIncompatible, ArtifactNotFound, InvalidInput
+from model_store.layered_attention import register_layered_attention
 
 PRESET_PREFIX = "preset:"
-_ATTENTION = "sdpa"
+SDPA = "sdpa"
+_LM_HEAD = "lm_head.weight"
 _PRESET_POSITIONS = 2048
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -60,11 +62,14 @@ class Backbone:
         model: In evaluation mode; a ``PeftModel`` around it after LoRA was applied.
         tokenizer: None for a model that reads embeddings only.
         hidden_size: Width of its states.
+        lm_head: (V, H) weights that lead from states to tokens, where they were asked for and are not the word
+            embeddings themselves.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     hidden_size: int
+    lm_head: torch.Tensor | None = None
 
     @property
     def is_causal(self) -> bool:
@@ -87,6 +92,8 @@ def load_backbone(
     num_layers: int | None = None,
     num_heads: int | None = None,
     dtype: torch.dtype = torch.float32,
+    attention: str = SDPA,
+    with_lm_head: bool = False,
 ) -> Backbone:
     """Loads or makes a base language model.
 
@@ -99,6 +106,8 @@ def load_backbone(
         num_layers: Another depth.
         num_heads: Another number of attention heads.
         dtype: Of the weights.
+        attention: ``sdpa``, or ``layered_sdpa`` for a model that takes one mask per layer.
+        with_lm_head: Read the language model's head too, if the checkpoint has one of its own.
 
     Returns:
         The backbone, in evaluation mode, on the CPU.
@@ -108,10 +117,11 @@ def load_backbone(
         ArtifactIncompatible: It holds something that is not a plain language model.
         InvalidInput: An unknown preset, or a shape that cannot be.
     """
+    register_layered_attention()
     wanted = zip(_SHAPE, (hidden_size, num_layers, num_heads), strict=True)
     overrides = {name: value for name, value in wanted if value is not None}
     if str(source).startswith(PRESET_PREFIX):
-        return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype)
+        return _from_preset(str(source), corpus=tokenizer_corpus, overrides=overrides, dtype=dtype, attention=attention)
     if overrides and not random_init:
         raise InvalidInput(f"{source}: pre-trained weights have a fixed shape, got {overrides}; use random_init")
     location = _locate(source, needs_weights=not random_init)
@@ -120,18 +130,31 @@ def load_backbone(
         if getattr(config, "is_encoder_decoder", False):
             raise ArtifactIncompatible(f"{location}: {config.model_type} is an encoder-decoder, expected one stack")
         if random_init:
-            model = _from_config(_reshape(config, overrides, location), dtype)
+            model = _from_config(_reshape(config, overrides, location), dtype, attention)
         else:
-            model = _from_pretrained(location, config, dtype)
-    return _finish(model, tokenizer=load_tokenizer(location))
+            model = _from_pretrained(location, config, dtype, attention)
+    backbone = _finish(model, tokenizer=load_tokenizer(location))
+    if with_lm_head and not random_init and Path(location).is_dir():
+        backbone.lm_head = _read_lm_head(Path(location), dtype)
+    return backbone
 
 
-def _from_pretrained(location: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _read_lm_head(directory: Path, dtype: torch.dtype) -> torch.Tensor | None:
+    """The head's weights, if a file of the checkpoint has them; where they are tied none does."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with _refuse_as(ArtifactIncompatible, str(path)), safe_open(path, framework="pt") as file:
+            if _LM_HEAD in file.keys():  # noqa: SIM118
+                head: torch.Tensor = file.get_tensor(_LM_HEAD).to(dtype)
+                return head
+    return None
+
+
+def _from_pretrained(location: str, config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     model, found = AutoModel.from_pretrained(
         location,
         config=config,
         dtype=dtype,
-        attn_implementation=_ATTENTION,
+        attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -143,7 +166,7 @@ def _from_pretrained(location: str, config: PreTrainedConfig, dtype: torch.dtype
 
 
 def _from_preset(
-    source: str, *, corpus: Iterable[str] | None, overrides: dict[str, int], dtype: torch.dtype
+    source: str, *, corpus: Iterable[str] | None, overrides: dict[str, int], dtype: torch.dtype, attention: str
 ) -> Backbone:
     name = source.removeprefix(PRESET_PREFIX)
     if name not in PRESETS:
@@ -166,7 +189,7 @@ def _from_preset(
         eos_token_id=None,
         pad_token_id=None if tokenizer is None else tokenizer.pad_token_id,
     )
-    return _finish(_from_config(config, dtype), tokenizer=tokenizer)
+    return _finish(_from_config(config, dtype, attention), tokenizer=tokenizer)
 
 
 def _swiglu_width(hidden_size: int) -> int:
@@ -201,8 +224,8 @@ def _check_shape(source: str, *, width: int, num_heads: int, num_layers: int) ->
         )
 
 
-def _from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModel.from_config(config, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False)
+def _from_config(config: PreTrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    return AutoModel.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
 
 
 def _finish(model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None) -> Backbone:
@@ -283,11 +306,13 @@ def drop_word_embeddings(model: PreTrainedModel) -> None:
         setattr(model.config, name, None)
 
 
-def load_directory(directory: Path, *, dtype: torch.dtype, with_tokenizer: bool = True) -> Backbone:
+def load_directory(
+    directory: Path, *, dtype: torch.dtype, with_tokenizer: bool = True, attention: str = SDPA
+) -> Backbone:
     """Like :func:`load_backbone`, of a local directory only; its tokenizer must be there if asked for."""
     if not directory.is_dir():
         raise ArtifactNotFound(f"{directory}: no such directory")
-    backbone = load_backbone(directory, dtype=dtype)
+    backbone = load_backbone(directory, dtype=dtype, attention=attention)
     if with_tokenizer and backbone.tokenizer is None:
         raise ArtifactNotFound(f"{directory}: no tokenizer files")
     return backbone

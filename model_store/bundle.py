@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model_store.catalogue import Catalogue
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, InvalidInput
 from model_store.index import VectorIndex, load_index
+from model_store.item_states import STATES_FILE, TOKENS_FILE, ItemTokens, map_states, read_tokens
 from model_store.manifest import BundleManifest, ModelManifest, read_bundle_manifest, read_model_manifest
 from model_store.store import ModelStore
 
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "item_embeddings.safetensors"
 EMBEDDINGS_TENSOR = "item_embeddings"
-TOKENS_FILE = "item_tokens.safetensors"
 INDEX_FILE = "index.faiss"
 
 
@@ -30,6 +31,8 @@ class Bundle:
         catalogue: Its items.
         embeddings: (N, D) float32, raw, memory-mapped, read-only; row ``item_index - 1``.
         index: Over the unit-norm copies of the embeddings.
+        item_tokens: Of each item, as the model reads it.
+        item_states: (M, H) states of those tokens after the IN band of a HatLLM, memory-mapped; None of an HLLM.
     """
 
     manifest: BundleManifest
@@ -38,6 +41,8 @@ class Bundle:
     catalogue: Catalogue
     embeddings: np.ndarray
     index: VectorIndex
+    item_tokens: ItemTokens | None = None
+    item_states: torch.Tensor | None = None
 
     def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
         """Raw embeddings of items.
@@ -88,6 +93,11 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
     ):
         if shape != expected:
             raise ArtifactCorrupt(f"{directory / name} has (N, D) {shape}, but the manifest says {expected}")
+    tokens = states = None
+    if TOKENS_FILE in manifest.files:
+        tokens = read_tokens(directory / TOKENS_FILE, num_items=manifest.num_items)
+    if tokens is not None and STATES_FILE in manifest.files:
+        states = map_states(directory / STATES_FILE, tokens=tokens)
     return Bundle(
         manifest=manifest,
         directory=directory,
@@ -95,6 +105,8 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
         catalogue=catalogue,
         embeddings=embeddings,
         index=index,
+        item_tokens=tokens,
+        item_states=states,
     )
 
 

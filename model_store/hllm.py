@@ -12,7 +12,7 @@ Embeddings are raw; only scores use unit-norm copies.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from torch import nn
 
 from model_store.backbone import Backbone, drop_word_embeddings, is_causal
 from model_store.errors import ArtifactIncompatible, InvalidInput
-from model_store.item_text import ITEM_PROMPT, ItemTokenizer, TokenBatch
+from model_store.item_text import ITEM_PROMPT, ItemTokenizer, TokenBatch, item_text
 from model_store.time_features import TimeFeatures
 
 KIND = "hllm"
@@ -260,6 +260,22 @@ class HLLM(nn.Module):
     def score_scale(self) -> torch.Tensor:
         """() float32: what cosines are multiplied by in the loss, between 1 and 100."""
         return self.logit_scale.float().clamp(0.0, _MAX_LOGIT_SCALE).exp()
+
+    @property
+    def item_encoder(self) -> "HLLM":
+        """What embeds items: this model."""
+        return self
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether items have a text part: all but those of the ID twin."""
+        return self.config.item_input == "text"
+
+    def render_item(self, item_fields: Mapping[str, Any]) -> str:
+        """The text of an item, from its fields; empty for the ID twin."""
+        if not self.reads_text:
+            return ""
+        return item_text(item_fields, prompt=self.config.item_prompt, field_names=self.config.text_fields)
 
     def encode_item_tokens(self, batch: TokenBatch) -> torch.Tensor:
         """The text's part of item embeddings, (B, D) raw.

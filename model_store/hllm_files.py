@@ -11,23 +11,32 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from model_store.backbone import Backbone, load_directory
-from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
+from model_store.errors import ArtifactIncompatible
 from model_store.hllm import HLLM, KIND, HLLMConfig, ItemLLM, ItemVectors, build_user_llm
 from model_store.item_text import ItemTokenizer
 from model_store.lora import load_adapter, merge_lora, save_weights
+from model_store.model_files import (
+    CONFIG_FILE,
+    digest_folders,
+    digest_heads,
+    fill_heads,
+    read_known_item_ids,
+    read_settings,
+    save_heads,
+    save_known_item_ids,
+    save_tokenizer,
+    write_json,
+)
 
 ALL_PARTS = frozenset({"item", "user"})
+_LANGUAGE_MODELS = ("backbone",)
+_ITEM_FOLDERS = ("item_llm", "adapter/item_llm")
 _ITEM_HEADS = ("item_llm.", "item_vectors.")
 _TEXT_SETTINGS = ("item_input", "text_fields", "item_prompt", "max_text_tokens", "pooling", "embedding_dim")
 
@@ -48,16 +57,14 @@ def save_hllm(model: HLLM, directory: Path) -> None:
     if user_llm is None or lacks_item_side or (config.has_item_vectors and model.item_vectors is None):
         raise ArtifactIncompatible(f"{directory}: only a part of the model was loaded, so it cannot be saved")
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / "config.json", config.to_dict())
+    write_json(directory / CONFIG_FILE, config.to_dict())
     save_weights(user_llm.backbone, directory / "user_llm", adapter_directory=directory / "adapter/user_llm")
     if item_llm is not None and model.item_tokenizer is not None:
         save_weights(item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm")
-        _save_tokenizer(model.item_tokenizer, directory / "item_llm")
+        save_tokenizer(model.item_tokenizer.tokenizer, directory / "item_llm")
     if model.item_vectors is not None:
-        ids = pa.table({"item_id": pa.array(model.item_vectors.known_item_ids, pa.string())})
-        pq.write_table(ids, directory / "known_items.parquet")
-    heads = {name: tensor.detach().cpu().contiguous() for name, tensor in _heads(model).items()}
-    save_file(heads, directory / "heads.safetensors", metadata={"format": "pt"})
+        save_known_item_ids(model.item_vectors.known_item_ids, directory)
+    save_heads(model, directory, without=_LANGUAGE_MODELS)
 
 
 def load_hllm(
@@ -103,34 +110,13 @@ def load_hllm(
     if "user" in parts:
         user_llm = build_user_llm(backbone("user_llm", with_tokenizer=False), config)
     model = HLLM(config, item_llm=item_llm, item_tokenizer=item_tokenizer, user_llm=user_llm, item_vectors=item_vectors)
-    _fill_heads(model, directory / "heads.safetensors", dtype)
+    fill_heads(model, directory, dtype, without=_LANGUAGE_MODELS)
     return model.to(device).eval()
 
 
 def read_config(directory: Path) -> HLLMConfig:
     """Reads ``config.json``."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ArtifactNotFound(f"{path}: no such file, expected a model directory")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactCorrupt(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise ArtifactIncompatible(f"{path}: not a model of kind {KIND!r}")
-    return HLLMConfig.from_dict(values)
-
-
-def read_known_item_ids(directory: Path) -> list[str]:
-    """Ids of the items with a learned vector, by row."""
-    path = directory / "known_items.parquet"
-    if not path.is_file():
-        raise ArtifactNotFound(f"{path}: no such file, but the model has item vectors")
-    try:
-        ids: list[str] = pq.read_table(path, columns=["item_id"])["item_id"].to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactCorrupt(f"{path}: {error}") from error
-    return ids
+    return HLLMConfig.from_dict(read_settings(directory, KIND))
 
 
 def item_tower_hash(directory: Path) -> str:
@@ -147,76 +133,8 @@ def item_tower_hash(directory: Path) -> str:
     config = read_config(directory).to_dict()
     digest = hashlib.sha256()
     digest.update(json.dumps({name: config[name] for name in _TEXT_SETTINGS}, sort_keys=True).encode())
-    for folder in (directory / "item_llm", directory / "adapter/item_llm"):
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(f"\0{path.relative_to(directory).as_posix()}\0".encode())
-            _digest_file(path, digest)
+    digest_folders(directory, _ITEM_FOLDERS, digest)
     if config["has_item_vectors"]:
         digest.update(json.dumps(read_known_item_ids(directory)).encode())
-    with _open_heads(directory / "heads.safetensors") as heads:
-        for name in sorted(name for name in heads.keys() if name.startswith(_ITEM_HEADS)):  # noqa: SIM118
-            digest.update(f"\0{name}\0".encode())
-            digest.update(heads.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+    digest_heads(directory, _ITEM_HEADS, digest)
     return digest.hexdigest()
-
-
-def _save_tokenizer(tokenizer: ItemTokenizer, directory: Path) -> None:
-    tokenizer.tokenizer.save_pretrained(directory)
-    state_path = directory / "tokenizer.json"
-    if state_path.exists():  # a slow tokenizer has none
-        state = json.loads(state_path.read_text(encoding="utf-8"))
-        # what the last call asked for, kept by the library: a model must not change its hash by being used
-        _write_json(state_path, {**state, "truncation": None, "padding": None})
-    path = directory / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded: no part of the model
-        settings.pop(name, None)
-    _write_json(path, settings)
-
-
-def _digest_file(path: Path, digest: Any) -> None:
-    if path.name == "config.json":  # which release of the library wrote it does not change what it computes
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("transformers_version", None)
-        digest.update(json.dumps(values, sort_keys=True).encode())
-        return
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-
-
-def _heads(model: HLLM) -> dict[str, torch.Tensor]:
-    """Learned tensors outside the two backbones, by their name in the module tree."""
-    return {name: tensor for name, tensor in model.state_dict().items() if ".backbone." not in name}
-
-
-def _fill_heads(model: HLLM, path: Path, dtype: torch.dtype) -> None:
-    own = _heads(model)
-    with _open_heads(path) as heads, torch.no_grad():
-        if missing := sorted(set(own) - set(heads.keys())):
-            raise ArtifactCorrupt(f"{path}: tensors missing: {', '.join(missing)}")
-        for name, module, attribute in _owners(model, own):
-            tensor = heads.get_tensor(name)
-            if tensor.shape != own[name].shape:
-                raise ArtifactCorrupt(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-            kept = torch.float32 if name == "logit_scale" else dtype
-            setattr(module, attribute, torch.nn.Parameter(tensor.to(kept)))
-
-
-def _owners(model: HLLM, names: Collection[str]) -> Iterator[tuple[str, torch.nn.Module, str]]:
-    for name in names:
-        path, _, attribute = name.rpartition(".")
-        yield name, model.get_submodule(path), attribute
-
-
-def _open_heads(path: Path) -> Any:
-    if not path.is_file():
-        raise ArtifactNotFound(f"{path}: no such file")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ArtifactCorrupt(f"{path}: {error}") from error
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

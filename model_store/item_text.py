@@ -18,7 +18,7 @@ ITEM_PROMPT = "Compress the following sentence into embedding: "
 
 # No tokenizer in use averages this many characters per token over a whole text, so the cut never shows in the
 # tokens; it keeps a two-megabyte title from being tokenised in full only to be dropped.
-_CHARACTERS_PER_TOKEN = 128
+CHARACTERS_PER_TOKEN = 128
 
 
 def item_text(fields: Mapping[str, Any], *, prompt: str = ITEM_PROMPT, field_names: Sequence[str]) -> str:
@@ -32,17 +32,18 @@ def item_text(fields: Mapping[str, Any], *, prompt: str = ITEM_PROMPT, field_nam
     Returns:
         The text; the empty string (no prompt) if no field has a value.
     """
-    parts = [f"{name}: {value}" for name in field_names if (value := _as_text(fields.get(name)))]
+    parts = [f"{name}: {value}" for name in field_names if (value := as_text(fields.get(name)))]
     return prompt + "".join(parts) if parts else ""
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """One value as text; the empty string for no value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
         return value if value.strip() else ""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {text}" for key, element in value.items() if (text := _as_text(element)))
+        return ", ".join(f"{key}: {text}" for key, element in value.items() if (text := as_text(element)))
     if isinstance(value, list | tuple | set | frozenset) or hasattr(value, "tolist"):
         return _join(value)
     return str(value)
@@ -51,8 +52,8 @@ def _as_text(value: Any) -> str:
 def _join(value: Any) -> str:
     elements = value.tolist() if hasattr(value, "tolist") else list(value)
     if not isinstance(elements, list):  # a numpy scalar
-        return _as_text(elements)
-    return ", ".join(text for element in elements if (text := _as_text(element)))
+        return as_text(elements)
+    return ", ".join(text for element in elements if (text := as_text(element)))
 
 
 def content_hash(item_id: str, text: str) -> str:
@@ -113,7 +114,7 @@ class ItemTokenizer:
         """Token ids of each text, at most ``max_text_tokens``; the [ITEM] position is not among them."""
         if not texts:
             return []
-        limit = self._max_tokens * _CHARACTERS_PER_TOKEN
+        limit = self._max_tokens * CHARACTERS_PER_TOKEN
         encoded = self.tokenizer(
             [text[:limit] for text in texts],
             truncation=True,
@@ -128,10 +129,15 @@ class ItemTokenizer:
 
     def collate(self, token_ids: Sequence[Sequence[int]]) -> TokenBatch:
         """Right-pads token ids of B texts to the longest: (B, T)."""
-        lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64)
-        width = int(lengths.max()) if len(token_ids) else 0
-        input_ids = torch.full((len(token_ids), width), self._pad_id, dtype=torch.int64)
-        for row, ids in enumerate(token_ids):
-            input_ids[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
-        attention_mask = (torch.arange(width)[None, :] < lengths[:, None]).to(torch.int64)
-        return TokenBatch(input_ids=input_ids, attention_mask=attention_mask)
+        return collate(token_ids, pad_id=self._pad_id)
+
+
+def collate(token_ids: Sequence[Sequence[int]], *, pad_id: int) -> TokenBatch:
+    """Right-pads token ids of B texts to the longest: (B, T)."""
+    lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64)
+    width = int(lengths.max()) if len(token_ids) else 0
+    input_ids = torch.full((len(token_ids), width), pad_id, dtype=torch.int64)
+    for row, ids in enumerate(token_ids):
+        input_ids[row, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
+    attention_mask = (torch.arange(width)[None, :] < lengths[:, None]).to(torch.int64)
+    return TokenBatch(input_ids=input_ids, attention_mask=attention_mask)

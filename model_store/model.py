@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from model_store import hllm, hllm_files
+from model_store import hatllm_config, hatllm_files, hllm, hllm_files
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
 
-_FILES: dict[str, Any] = {hllm.KIND: hllm_files}
-_LOADERS = {hllm.KIND: hllm_files.load_hllm}
+_FILES: dict[str, Any] = {hllm.KIND: hllm_files, hatllm_config.KIND: hatllm_files}
+_LOADERS: dict[str, Any] = {hllm.KIND: hllm_files.load_hllm, hatllm_config.KIND: hatllm_files.load_hatllm}
 ALL_PARTS = frozenset({"item", "user"})
 
 
@@ -51,7 +51,8 @@ def load_model(
         dtype: Of its weights.
         parts: ``item``, ``user`` or both; a side that is not asked for takes no memory.
     """
-    return _LOADERS[read_kind(directory)](Path(directory), device=device, dtype=dtype, parts=parts)
+    model: torch.nn.Module = _LOADERS[read_kind(directory)](Path(directory), device=device, dtype=dtype, parts=parts)
+    return model
 
 
 def item_tower_hash(directory: Path) -> str:

@@ -3,35 +3,24 @@
 The service and the offline evaluation both come through here, so that what was measured is what is served.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from model_store import hllm
-from model_store.errors import ArtifactIncompatible, InvalidInput
+from model_store import hatllm_config
+from model_store.hat_user_encoder import HatLLMUserEncoder
+from model_store.histories import History, ItemEmbeddings, cut_history
 from model_store.hllm_files import load_hllm
 from model_store.model import read_kind
 
 # History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
 # service's batches stay far below and run as one.
 _PLACES_PER_PASS = 16_384
+DEFAULT_STATE_BYTES = 256 * 2**20
 
-
-@dataclass(frozen=True)
-class History:
-    """What one user did, oldest first.
-
-    Attributes:
-        item_indices: (L,) int64, 1..N, no zeros.
-        timestamps: (L,) int64 seconds (or ranks, for a model that reads no time).
-    """
-
-    item_indices: np.ndarray
-    timestamps: np.ndarray
+__all__ = ["DEFAULT_STATE_BYTES", "HLLMUserEncoder", "History", "ItemEmbeddings", "UserEncoder", "make_user_encoder"]
 
 
 class UserEncoder(Protocol):
@@ -47,26 +36,34 @@ class UserEncoder(Protocol):
         """D."""
         ...
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory taken by what is kept of users between calls."""
+        ...
+
+    def window(self, num_items: int) -> int:
+        """How many of the latest items of a history of ``num_items`` are read."""
+        ...
+
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """(B, D) float32 unit-norm, in the order of ``histories``; InvalidInput for an empty history."""
         ...
 
-
-class ItemEmbeddings(Protocol):
-    """What an encoder needs of a bundle."""
-
-    @property
-    def model_directory(self) -> Path:
-        """Of the model that made the embeddings."""
+    def explain(self, history: History) -> np.ndarray:
+        """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
         ...
 
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        """(...) int64 to (..., D) float32 raw, zeros for 0."""
+    def forget(self, owner: str) -> bool:
+        """Drops what is kept of a user; whether there was something."""
         ...
 
 
 def make_user_encoder(
-    bundle: ItemEmbeddings, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    bundle: ItemEmbeddings,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state_bytes: int = DEFAULT_STATE_BYTES,
 ) -> UserEncoder:
     """The encoder of a bundle's model.
 
@@ -74,14 +71,15 @@ def make_user_encoder(
         bundle: Open and verified; it must outlive the encoder.
         device: Where the forward passes run.
         dtype: Of the weights; the result is float32 in any case.
+        state_bytes: Memory for what a HatLLM keeps of users.
 
     Raises:
         ArtifactIncompatible: This release knows no such kind of model.
     """
     kind = read_kind(bundle.model_directory)
-    if kind not in _ENCODERS:
-        raise ArtifactIncompatible(f"{bundle.model_directory}: no user encoder for models of kind {kind!r}")
-    return _ENCODERS[kind](bundle, torch.device(device), dtype)
+    if kind == hatllm_config.KIND:
+        return HatLLMUserEncoder(bundle, torch.device(device), dtype, state_bytes=state_bytes)
+    return HLLMUserEncoder(bundle, torch.device(device), dtype)
 
 
 class HLLMUserEncoder:
@@ -109,6 +107,30 @@ class HLLMUserEncoder:
         """D of the model."""
         return self._model.config.embedding_dim
 
+    @property
+    def kept_bytes(self) -> int:
+        """None: nothing is kept of users."""
+        return 0
+
+    def window(self, num_items: int) -> int:
+        """The latest L."""
+        return min(num_items, self.max_history_length)
+
+    def forget(self, owner: str) -> bool:  # noqa: ARG002
+        """Nothing is kept of users."""
+        return False
+
+    def explain(self, history: History) -> np.ndarray:
+        """How like the user embedding each item is: softmax of their cosines, at the model's temperature.
+
+        This explains by likeness, not by the model's inner workings.
+        """
+        history = cut_history(history, self.window(len(history.item_indices)))
+        items = torch.from_numpy(self._bundle.item_embeddings(history.item_indices))
+        cosines = torch.nn.functional.normalize(items, dim=-1) @ torch.from_numpy(self.encode([history])[0])
+        weights: np.ndarray = (cosines * float(self._model.score_scale().detach())).softmax(dim=0).numpy()
+        return weights
+
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """Encodes B histories.
 
@@ -121,21 +143,11 @@ class HLLMUserEncoder:
         Raises:
             InvalidInput: A history is empty, has a row that is no item, or lacks timestamps.
         """
-        cut = [self._cut(history) for history in histories]
+        cut = [cut_history(history, self.window(len(history.item_indices))) for history in histories]
         result = np.empty((len(cut), self.embedding_dim), dtype=np.float32)
         for rows in _passes([len(history.item_indices) for history in cut]):
             result[rows] = self._encode_padded([cut[row] for row in rows])
         return result
-
-    def _cut(self, history: History) -> History:
-        items = np.asarray(history.item_indices)[-self.max_history_length :]
-        timestamps = np.asarray(history.timestamps)[-self.max_history_length :]
-        if len(items) == 0 or items.shape != timestamps.shape or items.min() < 1:
-            raise InvalidInput(
-                f"a history of {len(items)} items and {len(timestamps)} timestamps: "
-                "expected at least one item, each with its timestamp, and item_index from 1 on"
-            )
-        return History(items, timestamps)
 
     def _encode_padded(self, histories: Sequence[History]) -> np.ndarray:
         lengths = np.array([len(history.item_indices) for history in histories])
@@ -169,6 +181,3 @@ def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
             rows = []
         rows.append(row)
     yield rows
-
-
-_ENCODERS: dict[str, Callable[[ItemEmbeddings, torch.device, torch.dtype], UserEncoder]] = {hllm.KIND: HLLMUserEncoder}

@@ -6,7 +6,7 @@ this one is for the first day, and for the demo.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from offline.dataset import Dataset
 from offline.formats import canonical
 from offline.import_data import ImportOptions, import_source
 from offline.reindex import ReindexSettings, reindex
+from offline.training.hat_settings import HatTrainSettings
 from offline.training.settings import TrainSettings
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -51,11 +52,11 @@ def import_once(items: Path, interactions: Path, store: str, options: ImportOpti
     return out
 
 
-def train_and_publish(settings: TrainSettings) -> BundleManifest:
+def train_and_publish(settings: TrainSettings | HatTrainSettings) -> BundleManifest:
     """Trains a model on a dataset, indexes the dataset's items with it and makes the bundle live.
 
     Args:
-        settings: What to train.
+        settings: What to train; their type says which kind.
 
     Returns:
         The manifest of the live bundle.
@@ -64,9 +65,10 @@ def train_and_publish(settings: TrainSettings) -> BundleManifest:
         InvalidInput: Bad data or settings, or the bundle does not pass its gates.
     """
     # the training libraries take seconds to import, which a demo that is there already need not wait for
+    from offline.training.hat_run import train_hatllm
     from offline.training.hllm_run import train_hllm
 
-    model = train_hllm(settings)
+    model = train_hatllm(settings) if isinstance(settings, HatTrainSettings) else train_hllm(settings)
     return reindex(ReindexSettings(model=model.model_id, items=settings.data, store=settings.store))
 
 
@@ -75,26 +77,34 @@ def main(
     items: Annotated[Path, typer.Option(help="items.jsonl[.gz]: item_id, title, any attributes.")],
     interactions: Annotated[Path, typer.Option(help="interactions.csv[.gz]: user_id,item_id,timestamp.")],
     store: Annotated[str, typer.Option(help="Path or URL of the model store.")],
+    kind: Annotated[Literal["hllm", "hatllm"], typer.Option(help="Of the model.")] = "hllm",
     preset: Annotated[str, typer.Option(help="tiny, small or base: shapes and recipe.")] = "small",
     item_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained Item LLM.")] = None,
     user_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained User LLM.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Directory or hub id of a HatLLM's pre-trained decoder.")] = None,
     max_bad: Annotated[float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0, max=1)] = 0.01,
     max_minutes: Annotated[float | None, typer.Option(help="Wall-clock limit of each training stage.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
     """Builds and publishes a bundle from a catalogue and a click log."""
+    strangers = {"--item-llm": item_llm, "--user-llm": user_llm} if kind == "hatllm" else {"--backbone": backbone}
+    if given := [name for name, value in strangers.items() if value is not None]:
+        raise InvalidInput(f"{given[0]} has no use with --kind {kind}; leave it out")
     data = import_once(items, interactions, store, ImportOptions(max_bad=max_bad))
-    settings = TrainSettings(
-        data=data,
-        store=store,
-        preset=preset,
-        item_llm=item_llm,
-        user_llm=user_llm,
-        max_minutes=max_minutes,
-        device=device,
-        seed=seed,
-    )
+    common: dict[str, Any] = {
+        "data": data,
+        "store": store,
+        "preset": preset,
+        "max_minutes": max_minutes,
+        "device": device,
+        "seed": seed,
+    }
+    settings: TrainSettings | HatTrainSettings
+    if kind == "hatllm":
+        settings = HatTrainSettings(**common, backbone=backbone)
+    else:
+        settings = TrainSettings(**common, item_llm=item_llm, user_llm=user_llm)
     bundle = train_and_publish(settings)
     job.report(
         {

@@ -15,10 +15,12 @@ from model_store.bundle import open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ArtifactError, InvalidInput
 from model_store.index import build_index, save_index
+from model_store.item_states import TOKENS_FILE
 from model_store.manifest import BundleManifest, ModelManifest
 from model_store.store import ModelStore
 from offline.embed_items import EmbeddedCatalogue
 from offline.item_shards import HASH_DTYPE, KnownEmbeddings
+from offline.item_states import StatedCatalogue
 
 LOGGER = logging.getLogger(__name__)
 # norms of one item tower lie close together; a row this far off is a broken text or broken weights
@@ -51,8 +53,18 @@ def build_bundle(
     *,
     factory: str,
     min_recall: float,
+    stated: StatedCatalogue | None = None,
 ) -> BundleManifest:
     """Builds the index, lets it pass the gates and adds the bundle to the store (without publishing it).
+
+    Args:
+        store: Where to.
+        model: Whose bundle.
+        catalogue: N items.
+        embedded: Their embeddings, and the tokens that those were made from.
+        factory: ``auto`` or a FAISS factory string.
+        min_recall: The index must find at least this share of the exact top 10, in [0, 1].
+        stated: Of a HatLLM: the tokens and states of the same items, as it reads them.
 
     Raises:
         InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
@@ -70,11 +82,17 @@ def build_bundle(
         "norms": norms,
         "index": {"factory": built.factory, "parameters": built.parameters, "recall": built.recall},
         "gates": {"finite": True, "max_norm_ratio": MAX_NORM_RATIO, "min_recall": min_recall},
+        **({} if stated is None else {"item_states": stated.report()}),
         "tokens": {"total": int(embedded.tokens.offsets[-1]), "longest": int(embedded.tokens.lengths.max())},
     }
     live = store.live().bundles.get(model.kind)
     with store.staging() as staged:
         _write_files(staged, catalogue, embedded, report=report)
+        if stated is None:
+            tokens = {"token_ids": embedded.tokens.token_ids, "offsets": embedded.tokens.offsets}
+            save_file(tokens, staged / TOKENS_FILE)
+        else:
+            stated.save(staged)
         save_index(built.index, staged / "index.faiss")
         return store.add_bundle(
             staged,
@@ -122,8 +140,4 @@ def _write_files(staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue
     pyarrow.parquet.write_table(pa.table(columns), staged / "items.parquet", compression="zstd")
     # memory-mapped arrays go to disk without a copy in memory
     save_file({"item_embeddings": embedded.embeddings}, staged / "item_embeddings.safetensors")
-    save_file(
-        {"token_ids": embedded.tokens.token_ids, "offsets": embedded.tokens.offsets},
-        staged / "item_tokens.safetensors",
-    )
     (staged / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")

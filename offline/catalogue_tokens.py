@@ -1,15 +1,14 @@
 """Renders and tokenises a whole catalogue, with one block of text in memory at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from model_store.catalogue import Catalogue
-from model_store.hllm import HLLM
-from model_store.item_text import content_hash, item_text
+from model_store.item_text import content_hash
 from offline.item_shards import HASH_DTYPE
 
 _BLOCK_ITEMS = 4096
@@ -39,11 +38,29 @@ class CatalogueTokens:
         return [self.token_ids[self.offsets[row] : self.offsets[row + 1]].tolist() for row in rows]
 
 
-def tokenize_catalogue(model: HLLM, catalogue: Catalogue, *, path: Path) -> CatalogueTokens:
+class ItemReader(Protocol):
+    """What of a model tokenises items."""
+
+    @property
+    def config(self) -> Any:
+        """With ``text_fields``."""
+        ...
+
+    @property
+    def item_tokenizer(self) -> Any:
+        """Encodes texts; None for a model that reads none."""
+        ...
+
+    def render_item(self, item_fields: Mapping[str, Any], /) -> str:
+        """The text of an item."""
+        ...
+
+
+def tokenize_catalogue(model: ItemReader, catalogue: Catalogue, *, path: Path) -> CatalogueTokens:
     """Tokenises every item's text into a file of int32 and maps it.
 
     Args:
-        model: Its text settings and tokenizer are used. One without an Item LLM yields items of no tokens.
+        model: Its text settings and tokenizer are used. One without a tokenizer yields items of no tokens.
         catalogue: N items.
         path: The file to write; it must outlive the result.
     """
@@ -65,19 +82,11 @@ def tokenize_catalogue(model: HLLM, catalogue: Catalogue, *, path: Path) -> Cata
     return CatalogueTokens(token_ids=tokens, offsets=offsets, content_hashes=hashes)
 
 
-def _text_blocks(model: HLLM, catalogue: Catalogue) -> Iterator[tuple[Sequence[str], list[str]]]:
-    config = model.config
-    names = [name for name in config.text_fields if name == "title" or name in catalogue.attribute_names]
-    if config.item_input == "id":
-        names = []
-    columns = {name: catalogue.column(name) for name in names}
+def _text_blocks(model: ItemReader, catalogue: Catalogue) -> Iterator[tuple[Sequence[str], list[str]]]:
+    known = ("title", *catalogue.attribute_names)
+    columns = {name: catalogue.column(name) for name in model.config.text_fields if name in known}
     for start in range(0, len(catalogue), _BLOCK_ITEMS):
         item_ids = catalogue.item_ids[start : start + _BLOCK_ITEMS]
         block: list[list[Any]] = [column.slice(start, _BLOCK_ITEMS).to_pylist() for column in columns.values()]
-        texts = [""] * len(item_ids)
-        if block:
-            texts = [
-                item_text(dict(zip(columns, values, strict=True)), prompt=config.item_prompt, field_names=names)
-                for values in zip(*block, strict=True)
-            ]
-        yield item_ids, texts
+        rows = zip(*block, strict=True) if block else ((),) * len(item_ids)
+        yield item_ids, [model.render_item(dict(zip(columns, values, strict=True))) for values in rows]

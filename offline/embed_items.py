@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
+from model_store.hatllm import HatLLM
 from model_store.hllm import HLLM
 from model_store.item_text import TokenBatch
 from offline.catalogue_tokens import CatalogueTokens, tokenize_catalogue
@@ -82,7 +83,7 @@ class EmbeddedCatalogue:
 
 
 def embed_catalogue(
-    model: HLLM,
+    model: HLLM | HatLLM,
     catalogue: Catalogue,
     *,
     directory: Path,
@@ -161,7 +162,7 @@ def plan_batches(lengths: np.ndarray, *, token_budget: int, seed: int = 0) -> li
 class _ItemEncoder:
     """Turns rows of the catalogue into embeddings."""
 
-    model: HLLM
+    model: HLLM | HatLLM
     catalogue: Catalogue
     tokens: CatalogueTokens
     device: str
@@ -171,7 +172,7 @@ class _ItemEncoder:
         """Item embeddings (n, D) float32 of the rows (n,)."""
         with torch.inference_mode():
             text_part = None
-            if self.model.item_llm is not None:
+            if self.model.reads_text:
                 text_part = self.model.encode_item_tokens(self._token_batch(rows))
             if self.with_item_vectors and self.model.item_vectors is not None:
                 item_ids = [self.catalogue.item_ids[row] for row in rows]

@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model_store.bundle import Bundle, open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
+from model_store.hatllm import HatLLM
+from model_store.item_states import ItemTokens
 from model_store.manifest import ModelManifest
 from model_store.store import ModelStore
 from offline.bundle_build import known_embeddings
 from offline.embed_items import EmbedOptions, embed_catalogue
+from offline.item_states import compute_states
 from offline.store_models import load_item_model
 
 
@@ -23,11 +27,15 @@ class EvaluatedItems:
         bundle_id: Where they come from; None if they were made for this evaluation.
         model_directory: Of the model that made them.
         embeddings: (N, D) float32 raw, row = item_index - 1. Zeros: an item unknown to a model of ids.
+        item_tokens: As a HatLLM reads them; None of an HLLM, which reads embeddings.
+        item_states: Of those tokens after a HatLLM's IN band.
     """
 
     bundle_id: str | None
     model_directory: Path
     embeddings: np.ndarray
+    item_tokens: ItemTokens | None = None
+    item_states: torch.Tensor | None = None
 
     def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
         """(...) int64 to (..., D) float32 raw, zeros for 0."""
@@ -59,15 +67,23 @@ def find_items(
     """
     found = _bundle(store, model, catalogue, bundle_id)
     if found is not None:
-        return EvaluatedItems(found.manifest.bundle_id, found.model_directory, found.embeddings)
+        return EvaluatedItems(
+            found.manifest.bundle_id, found.model_directory, found.embeddings, found.item_tokens, found.item_states
+        )
+    loaded = load_item_model(store, model, device=device)
     embedded = embed_catalogue(
-        load_item_model(store, model, device=device),
+        loaded.item_encoder,
         catalogue,
         directory=store.work_directory(f"embed-{model.item_tower_hash[:32]}"),
         options=EmbedOptions(device=device),
         known=known_embeddings(store, model.item_tower_hash),
     )
-    return EvaluatedItems(None, store.model_directory(model.model_id, verify=False), embedded.embeddings)
+    directory = store.model_directory(model.model_id, verify=False)
+    if not isinstance(loaded, HatLLM):
+        return EvaluatedItems(None, directory, embedded.embeddings)
+    work = store.work_directory(f"states-{model.weights_hash[:32]}")
+    stated = compute_states(loaded, catalogue, directory=work, device=device)
+    return EvaluatedItems(None, directory, embedded.embeddings, stated.item_tokens, stated.states)
 
 
 def _bundle(store: ModelStore, model: ModelManifest, catalogue: Catalogue, bundle_id: str | None) -> Bundle | None:

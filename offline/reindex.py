@@ -14,13 +14,17 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
+from model_store.hatllm import HatLLM
 from model_store.manifest import BundleManifest, ModelManifest
 from model_store.store import ModelStore
+from model_store.title_trie import TitleTrie
 from offline import job
 from offline.bundle_build import build_bundle, known_embeddings
 from offline.catalogue_files import read_catalogue
 from offline.embed_items import EmbedOptions, embed_catalogue
+from offline.item_states import StatedCatalogue, compute_states, known_states
 from offline.store_models import find_model, load_item_model
 
 LOGGER = logging.getLogger(__name__)
@@ -115,19 +119,32 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
     clock.lap("load")
     work = _work_directory(store, manifest)
     embedded = embed_catalogue(
-        model,
+        model.item_encoder,
         catalogue,
         directory=work,
         options=settings.embed,
         known=known_embeddings(store, manifest.item_tower_hash),
     )
     clock.lap("embed")
-    bundle = build_bundle(store, manifest, catalogue, embedded, factory=settings.index, min_recall=settings.min_recall)
+    stated, states_work = None, store.work_directory(f"states-{manifest.weights_hash[:32]}")
+    if isinstance(model, HatLLM):
+        stated = _compute_states(store, model, manifest, catalogue, settings, directory=states_work)
+        clock.lap("states")
+    bundle = build_bundle(
+        store,
+        manifest,
+        catalogue,
+        embedded,
+        factory=settings.index,
+        min_recall=settings.min_recall,
+        stated=stated,
+    )
     clock.lap("index")
     if settings.publish:
         store.publish(bundle.bundle_id, make_default=settings.make_default)
     # the bundle has the embeddings now; until here a killed or refused run would have needed them
-    shutil.rmtree(work, ignore_errors=True)
+    for directory in (work, states_work):
+        shutil.rmtree(directory, ignore_errors=True)
     clock.lap("publish")
     return ReindexResult(
         bundle=bundle,
@@ -136,6 +153,23 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
         seconds=clock.seconds(),
         is_live=settings.publish,
     )
+
+
+def _compute_states(
+    store: ModelStore,
+    model: HatLLM,
+    manifest: ModelManifest,
+    catalogue: Catalogue,
+    settings: ReindexSettings,
+    *,
+    directory: Path,
+) -> StatedCatalogue:
+    known = known_states(store, manifest.weights_hash)
+    stated = compute_states(model, catalogue, directory=directory, device=settings.embed.device, known=known)
+    if "generate" in model.config.modes:
+        # refuses titles that the service could not tell apart, here and not there
+        TitleTrie.from_tokens(stated.tokens.token_ids, stated.tokens.offsets, catalogue.popularity)
+    return stated
 
 
 def _work_directory(store: ModelStore, manifest: ModelManifest) -> Path:

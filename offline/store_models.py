@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from model_store.errors import ArtifactIncompatible, ArtifactNotFound
+from model_store.hatllm import HatLLM
 from model_store.hllm import HLLM
 from model_store.manifest import ModelManifest, read_model_manifest, verify_files
 from model_store.model import load_model
@@ -44,7 +45,7 @@ def find_model(store: ModelStore, model: str) -> ModelManifest:
         )
 
 
-def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) -> HLLM:
+def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) -> HLLM | HatLLM:
     """Loads the part of a model that embeds items, verified and in evaluation mode.
 
     Args:
@@ -57,6 +58,6 @@ def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) 
         ArtifactIncompatible: Models of its kind do not embed items.
     """
     model = load_model(store.model_directory(manifest.model_id), device=device, parts={"item"})
-    if not isinstance(model, HLLM):
+    if not isinstance(model, HLLM | HatLLM):
         raise ArtifactIncompatible(f"model {manifest.model_id} is of kind {manifest.kind!r}: it embeds no items")
     return model

@@ -19,6 +19,7 @@ from prometheus_client import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_NO_ARM = "none"
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -39,14 +40,14 @@ class Metrics:
         self._stage_seconds = Histogram(
             "hatstand_stage_duration_seconds",
             "Of one recommendation: history, queue, encode, search, rank",
-            ("stage",),
+            ("stage", "kind", "mode"),
             buckets=_SECONDS,
             registry=registry,
         )
         self._recommendations = Counter(
             "hatstand_recommendations",
-            "Answers, by where they came from",
-            ("source", "kind"),
+            "Answers, by where they came from, and by the arm of the experiment that the user is in",
+            ("source", "kind", "mode", "arm"),
             registry=registry,
         )
         self._fallbacks = Counter("hatstand_fallbacks", "Why an answer is a fallback", ("reason",), registry=registry)
@@ -66,6 +67,10 @@ class Metrics:
         )
         self._shed = Counter("hatstand_requests_shed", "Refused because the queue was full", registry=registry)
         self._queue_users = Gauge("hatstand_queue_users", "Requests waiting for the model", registry=registry)
+        self._state_bytes = Gauge(
+            "hatstand_model_state_bytes", "What the model keeps of users between requests", ("kind",), registry=registry
+        )
+        self._read_state_bytes: Callable[[], Mapping[str, int]] = dict
         self._swaps = Counter("hatstand_bundle_swaps", "Reloads of the live bundles", ("result",), registry=registry)
         self._bundle_info = Gauge(
             "hatstand_bundle_info", "Which bundle answers: 1", ("kind", "bundle", "model"), registry=registry
@@ -83,11 +88,18 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
+        self._state_bytes.clear()
+        for kind, num_bytes in self._read_state_bytes().items():
+            self._state_bytes.labels(kind).set(num_bytes)
         return generate_latest(self.registry)
 
     def watch_queue(self, num_waiting: Callable[[], int]) -> None:
         """Reads the queue's length when scraped."""
         self._queue_users.set_function(num_waiting)
+
+    def watch_states(self, kept_bytes: Callable[[], Mapping[str, int]]) -> None:
+        """Reads what is kept of users, per kind of model, when scraped."""
+        self._read_state_bytes = kept_bytes
 
     def http_answered(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered; ``route`` is the template, never the path."""
@@ -98,19 +110,21 @@ class Metrics:
         *,
         source: str,
         kind: str,
+        mode: str,
+        arm: str | None,
         fallback_reason: str | None,
         warnings: list[str],
         stages: Mapping[str, float],
         is_short: bool,
     ) -> None:
-        """One recommendation was made; ``warnings`` begin with their code and a colon."""
-        self._recommendations.labels(source, kind).inc()
+        """One recommendation was made; ``warnings`` begin with their code and a colon, ``arm`` is a kind of model."""
+        self._recommendations.labels(source, kind, mode, arm or _NO_ARM).inc()
         if fallback_reason is not None:
             self._fallbacks.labels(fallback_reason).inc()
         for warning in warnings:
             self._warnings.labels(warning.partition(":")[0]).inc()
         for stage, seconds in stages.items():
-            self._stage_seconds.labels(stage).observe(seconds)
+            self._stage_seconds.labels(stage, kind, mode).observe(seconds)
         if is_short:
             self._short_answers.inc()
 

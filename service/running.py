@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,11 +14,14 @@ import torch
 from model_store.store import ModelStore
 from service.engine.batcher import EncodeBatcher
 from service.engine.live_bundle import LiveBundles
+from service.engine.user_states import UserStates
 from service.errors import BundleRefused, HistoryUnavailable
+from service.experiment import Experiment
 from service.metrics import Metrics
+from service.pipeline.choosing import Chooser
 from service.pipeline.recommender import Recommender
 from service.sessions.embedded import EmbeddedRedis
-from service.sessions.history_store import HistoryStore
+from service.sessions.history_store import ErasedStore, HistoryStore
 from service.sessions.redis_sessions import RedisHistoryStore, RetentionLimits, connect
 from service.settings import EMBEDDED, Settings
 
@@ -27,6 +30,7 @@ T = TypeVar("T")
 
 _SEARCH_THREADS = 2
 _SECONDS_PER_DAY = 86_400
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ class RunningService:
     Attributes:
         bundles: What answers now.
         histories: Stored histories.
-        batcher: Forward passes.
+        batcher: The model's thread.
+        user_states: What encoders keep of users.
         recommender: The pipeline.
+        experiment: Splits users between kinds of models, if one is on.
         run_blocking: Runs a function in a search thread.
         metrics: For counting.
         request_timeout_seconds: When a request names none.
@@ -46,7 +52,9 @@ class RunningService:
     bundles: LiveBundles
     histories: HistoryStore
     batcher: EncodeBatcher
+    user_states: UserStates
     recommender: Recommender
+    experiment: Experiment | None
     run_blocking: "SearchThreads"
     metrics: Metrics
     request_timeout_seconds: float
@@ -70,6 +78,15 @@ class RunningService:
             }
         )
         return changed
+
+    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of a user, and says what that was.
+
+        Raises:
+            HistoryUnavailable: The history store did not answer. Asking again is safe.
+        """
+        erased = await self.histories.erase(user_id)
+        return [*erased, ErasedStore("model_state", await self.user_states.forget(user_id))]
 
     async def history_store_problem(self) -> str | None:
         """Why the history store does not answer, or None."""
@@ -124,12 +141,22 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
         batcher.start()
         stack.push_async_callback(batcher.aclose)
         metrics.watch_queue(lambda: batcher.num_waiting)
-        bundles = LiveBundles(store, device=settings.device)
+        bundles = LiveBundles(store, device=settings.device, state_bytes=settings.state_cache_mb * _MIB)
+        user_states = UserStates(bundles, batcher)
+        metrics.watch_states(user_states.kept_bytes)
         service = RunningService(
             bundles=bundles,
             histories=histories,
             batcher=batcher,
-            recommender=Recommender(bundles=bundles, histories=histories, encoders=batcher, run_blocking=searches),
+            user_states=user_states,
+            recommender=Recommender(
+                chooser=Chooser(bundles, experiment=settings.experiment, preferred_mode=settings.hatllm_mode),
+                histories=histories,
+                models=batcher,
+                run_blocking=searches,
+                num_erasures=lambda: user_states.num_erasures,
+            ),
+            experiment=settings.experiment,
             run_blocking=searches,
             metrics=metrics,
             request_timeout_seconds=settings.request_timeout_ms / 1_000,

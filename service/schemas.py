@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
@@ -27,6 +27,7 @@ class _Wire(BaseModel):
 
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Timestamp = Annotated[int, Field(ge=0, le=MAX_TIMESTAMP, description="Seconds since 1970")]
+Mode = Literal["retrieve", "generate"]
 FilterValue = str | int | float | bool
 
 
@@ -56,21 +57,41 @@ class FilterCondition(_Wire):
 class RecommendRequest(_Wire):
     """The body of ``POST /recommend``."""
 
-    user_id: Identifier | None = None
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    user_id: Annotated[
+        Identifier | None, Field(description="Whose stored history is read; also decides the arm of an experiment")
+    ] = None
+    k: Annotated[int, Field(ge=1, le=MAX_K, description="How many items are wanted")] = 10
     history: Annotated[
         list[Identifier | HistoryItem] | None,
         Field(max_length=MAX_HISTORY, description="Oldest first; used instead of the stored history"),
     ] = None
-    filter: Annotated[dict[str, FilterCondition], Field(max_length=32)] = {}
-    exclude_item_ids: Annotated[list[Identifier], Field(max_length=MAX_EXCLUDED)] = []
-    exclude_seen: bool = True
-    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
-    explain: bool = False
-    return_fields: Annotated[list[str] | None, Field(max_length=64)] = None
-    model: Annotated[str | None, Field(min_length=1, max_length=64)] = None
-    min_event_token: Annotated[str | None, Field(min_length=1, max_length=64)] = None
-    timeout_ms: Annotated[int | None, Field(ge=1, le=600_000)] = None
+    filter: Annotated[
+        dict[str, FilterCondition], Field(max_length=32, description="Conditions per attribute; all must hold")
+    ] = {}
+    exclude_item_ids: Annotated[list[Identifier], Field(max_length=MAX_EXCLUDED, description="Never returned")] = []
+    exclude_seen: Annotated[bool, Field(description="No item of the history is returned")] = True
+    diversity: Annotated[float, Field(ge=0, le=1, description="0: by score alone; 1: by difference alone")] = 0.0
+    explain: Annotated[bool, Field(description="Return how much each item of the history weighs for each item")] = False
+    return_fields: Annotated[
+        list[str] | None, Field(max_length=64, description="Fields of the items; the title by default")
+    ] = None
+    model: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Kind of model: hllm or hatllm; default: of the user's arm, or the default kind",
+        ),
+    ] = None
+    mode: Annotated[
+        Mode | None,
+        Field(description="How a hatllm recommends: retrieve items by their embeddings, or generate their titles"),
+    ] = None
+    min_event_token: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="Of an answer of /events; a warning says if it is not counted"),
+    ] = None
+    timeout_ms: Annotated[int | None, Field(ge=1, le=600_000, description="For the whole answer; then 504")] = None
 
     @model_validator(mode="after")
     def _names_somebody(self) -> Self:
@@ -80,10 +101,13 @@ class RecommendRequest(_Wire):
 
 
 class ReasonAnswer(_Wire):
-    """An item of the history that speaks for the recommended one."""
+    """An item of the history, and how much it weighs for the recommended one."""
 
     item_id: str
-    weight: Annotated[float, Field(description="Cosine of the two item embeddings")]
+    weight: Annotated[
+        float,
+        Field(ge=0, description="The weights of one item sum to 1. hllm: likeness of the two items; hatllm: attention"),
+    ]
 
 
 class ItemAnswer(_Wire):
@@ -91,9 +115,15 @@ class ItemAnswer(_Wire):
 
     rank: Annotated[int, Field(ge=1)]
     item_id: str
-    score: Annotated[float, Field(description="Cosine with the user embedding; 0 where no model scored the item")]
+    score: Annotated[
+        float,
+        Field(
+            description="Cosine with the user embedding; of a generated item the log-probability of its title; 0 where "
+            "no model scored the item"
+        ),
+    ]
     fields: dict[str, Any]
-    reasons: list[ReasonAnswer]
+    reasons: Annotated[list[ReasonAnswer], Field(description="With explain; the heaviest first")]
 
 
 class ModelAnswer(_Wire):
@@ -103,12 +133,19 @@ class ModelAnswer(_Wire):
     version: str
 
 
+class ExperimentAnswer(_Wire):
+    """The experiment that decided which kind of model answers."""
+
+    name: str
+    arm: Annotated[str, Field(description="The kind of model that the user is assigned to")]
+
+
 class TimingAnswer(_Wire):
     """Milliseconds per step."""
 
     history: float
-    queue: float
-    encode: float
+    queue: Annotated[float, Field(description="Waiting for the model")]
+    encode: Annotated[float, Field(description="All that the model did: reading, generating, explaining")]
     search: float
     rank: float
     total: float
@@ -124,6 +161,10 @@ class RecommendAnswer(_Wire):
     warnings: list[str]
     model: ModelAnswer
     bundle: str
+    mode: Annotated[Mode, Field(description="How the model recommends")]
+    experiment: Annotated[
+        ExperimentAnswer | None, Field(description="null if none is on, or the request itself chose the model")
+    ]
     history_length: Annotated[int, Field(description="Interactions that the model read")]
     timing_ms: TimingAnswer
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.errors import InvalidInput
+from service.experiment import Experiment
 
 PREFIX = "HATSTAND_"
 # Read by the tests, never by the service.
@@ -66,7 +67,9 @@ class Settings(BaseSettings):
     )
     redis_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For one call, retries included")] = 2.0
 
-    history_max_events: Annotated[int, Field(ge=1, le=10_000, description="Newest events kept per user")] = 500
+    history_max_events: Annotated[
+        int, Field(ge=1, le=10_000, description="Newest events kept per user; the oldest are dropped a tenth at a time")
+    ] = 500
     history_max_event_ids: Annotated[
         int, Field(ge=1, le=100_000, description="Newest event ids recognised as duplicates, per user")
     ] = 2_000
@@ -74,6 +77,18 @@ class Settings(BaseSettings):
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs")] = "cpu"
     torch_threads: Annotated[int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = all cores")] = 0
+    state_cache_mb: Annotated[
+        int, Field(ge=0, le=1_048_576, description="MiB for what a HatLLM keeps of users between requests; 0 = nothing")
+    ] = 256
+    hatllm_mode: Annotated[
+        Literal["retrieve", "generate"],
+        Field(description="How a HatLLM that was trained for both answers when a request names no mode"),
+    ] = "retrieve"
+    experiment: Annotated[
+        Experiment | None,
+        NoDecode,
+        Field(description='JSON {"name", "arms": {kind: weight}}: splits users between kinds of models; empty = off'),
+    ] = None
     batch_max_users: Annotated[int, Field(ge=1, le=1_024, description="Users in one forward pass")] = 32
     batch_max_wait_ms: Annotated[float, Field(ge=0, le=1_000, description="How long the first of a batch waits")] = 1.0
     queue_max_users: Annotated[int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")] = 256
@@ -86,6 +101,13 @@ class Settings(BaseSettings):
     def _from_json(cls, value: object) -> object:
         # Decoded here, so that what is no JSON is refused like any other wrong value.
         return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("experiment", mode="before")
+    @classmethod
+    def _from_json_or_off(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.strip() else None
 
     @field_validator("redis_url")
     @classmethod

@@ -7,7 +7,9 @@ from model_store.catalogue import TITLE, Catalogue
 from model_store.hllm import HLLM, HLLMConfig, UserLLM, build_hllm
 from model_store.item_text import ITEM_PROMPT, item_text
 from model_store.lora import LoraSettings, apply_lora
-from offline.training.settings import Recipe, TrainSettings
+from offline.training.run import set_attention_dropout
+from offline.training.run_settings import Recipe
+from offline.training.settings import TrainSettings
 
 
 def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: Sequence[str]) -> HLLM:
@@ -49,11 +51,8 @@ def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> 
         is_from_scratch: A pre-trained model keeps the attention dropout that it came with.
     """
     user_llm.dropout.p = recipe.dropout
-    if not is_from_scratch:
-        return
-    for module in user_llm.backbone.modules():
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", recipe.attention_dropout)  # noqa: B010 (a Module attribute is typed as Tensor)
+    if is_from_scratch:
+        set_attention_dropout(user_llm.backbone, recipe.attention_dropout)
 
 
 def wants_whitening(settings: TrainSettings) -> float | None:

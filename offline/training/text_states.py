@@ -1,4 +1,4 @@
-"""Text embeddings of the catalogue from a frozen Item LLM, and a joint that starts as their whitening."""
+"""Embeddings of the catalogue from a frozen Item LLM, and a joint that starts as their whitening."""
 
 import logging
 from dataclasses import replace
@@ -32,19 +32,36 @@ def catalogue_states(model: HLLM, catalogue: Catalogue, *, directory: Path, befo
     """
     assert model.item_llm is not None
     reader = _text_reader(model) if before_joint else model
+    was_training = model.training
+    model.eval()
+    states = item_embeddings(reader, catalogue, directory=directory, with_item_vectors=False)
+    model.train(was_training)
+    return states
+
+
+def item_embeddings(model: HLLM, catalogue: Catalogue, *, directory: Path, with_item_vectors: bool) -> torch.Tensor:
+    """Embeds the catalogue, once and in the first process: a killed run finds its shards again.
+
+    Args:
+        model: With its item side, in evaluation mode.
+        catalogue: N items.
+        directory: Work directory of this item side, as it is now, and no other.
+        with_item_vectors: Add the learned per-item vectors.
+
+    Returns:
+        (N + 1, D) float32 on the CPU, row = item_index; row 0 is zeros.
+    """
     device = next(model.parameters()).device
-    path = directory / "embeddings.npy"
     processes = PartialState()
     if processes.is_main_process:
-        was_training = model.training
-        model.eval()
         options = EmbedOptions(device=device.type)
-        embedded = embed_catalogue(reader, catalogue, directory=directory, options=options, with_item_vectors=False)
+        embedded = embed_catalogue(
+            model, catalogue, directory=directory, options=options, with_item_vectors=with_item_vectors
+        )
         embedded.embeddings.flush()  # type: ignore[attr-defined]  # a memory map
-        model.train(was_training)
     processes.wait_for_everyone()
-    states = np.load(path, mmap_mode="r")
-    return torch.from_numpy(np.concatenate([np.zeros((1, states.shape[1]), np.float32), states]))
+    rows = np.load(directory / "embeddings.npy", mmap_mode="r")
+    return torch.from_numpy(np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows]))
 
 
 def whiten(joint: nn.Linear, states: torch.Tensor, *, power: float, rms: float) -> None:

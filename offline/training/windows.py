@@ -4,7 +4,7 @@ A history longer than L + 1 is cut into windows that do not overlap, aligned to 
 does; a remainder of one event has nothing to predict and is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
 
     Args:
         cases: From the split.
-        max_history_length: L; the model reads the latest L events, all of them count as seen.
+        window: How many of its latest events the model reads of a history of so many; all of them count as seen.
         max_cases: Use at most this many, evenly spread; None uses all.
         allowed_targets: (N + 1,) bool by item_index; cases of other targets are left out.
     """
@@ -70,7 +70,7 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
         self,
         cases: EvaluationCases,
         *,
-        max_history_length: int,
+        window: Callable[[int], int],
         max_cases: int | None = None,
         allowed_targets: np.ndarray | None = None,
     ) -> None:
@@ -83,7 +83,7 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
         self._cases = cases
         # batches are taken in this order: of about equal length, so that little is padding
         self._rows = rows[np.argsort(lengths, kind="stable")]
-        self._max_history_length = max_history_length
+        self._window = window
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,9 +94,10 @@ class RankingCases(Dataset[dict[str, np.ndarray]]):
         end = self._cases.history_ends[case]
         seen = np.asarray(self._cases.sequences.item_indices[start:end])
         timestamps = np.asarray(self._cases.sequences.timestamps[start:end])
+        start = len(seen) - self._window(len(seen))
         return {
-            ITEMS: seen[-self._max_history_length :],
-            "timestamps": timestamps[-self._max_history_length :],
+            ITEMS: seen[start:],
+            "timestamps": timestamps[start:],
             "seen": seen,
             "targets": np.asarray(self._cases.targets[case]),
         }

@@ -1,18 +1,19 @@
-"""Forward passes of concurrent requests, batched, beside the event loop and never in it.
+"""What needs the model, beside the event loop and never in it: one worker thread, and forward passes in batches.
 
 Requests wait in a bounded queue. One task takes what is there (waiting a moment for more), and one worker
-thread runs it; while it runs the next batch gathers by itself. A full queue is refused at once, and a
-request whose caller has gone is dropped unrun.
+thread runs it: histories to encode in batches, then other work (generating, explaining, forgetting) piece by
+piece. So nothing ever runs beside a model or changes what it keeps while it runs. A full queue is refused at
+once, and a request whose caller has gone is dropped unrun.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from model_store.user_encoder import History, UserEncoder
 from service.errors import NotReady, Overloaded
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class BatchObserver(Protocol):
@@ -49,16 +51,41 @@ class Encoded:
     encode_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[T]):
+    """What a piece of work returned, and what it took.
+
+    Attributes:
+        value: What it returned.
+        queue_seconds: From asking to its start.
+        run_seconds: The work itself.
+    """
+
+    value: T
+    queue_seconds: float
+    run_seconds: float
+
+
 @dataclass(slots=True)
-class _Job:
+class _EncodeJob:
     encoder: UserEncoder
     history: History
     answer: "asyncio.Future[Encoded]"
     asked_at: float = field(default_factory=time.perf_counter)
 
 
+@dataclass(slots=True)
+class _WorkJob:
+    work: Callable[[], Any]
+    answer: "asyncio.Future[Ran[Any]]"
+    asked_at: float = field(default_factory=time.perf_counter)
+
+
+_Job = _EncodeJob | _WorkJob
+
+
 class EncodeBatcher:
-    """Runs user encoders in batches.
+    """Runs user encoders in batches, and other work on the same thread.
 
     Args:
         max_users: Of one forward pass.
@@ -98,15 +125,37 @@ class EncodeBatcher:
             NotReady: The service is ending.
             Exception: What the encoder raised for this history.
         """
+        job = _EncodeJob(encoder, history, asyncio.get_running_loop().create_future())
+        await self._submit(job, waits=False)
+        return await job.answer
+
+    async def run(self, work: Callable[[], T], *, waits: bool = False) -> Ran[T]:
+        """Runs a function on the model's thread, after the histories that were waiting before it.
+
+        Args:
+            work: Returns the value. What it raises reaches the caller.
+            waits: For a place in a full queue, instead of being refused.
+
+        Raises:
+            Overloaded: The queue is full, and it does not wait.
+            NotReady: The service is ending.
+        """
+        job = _WorkJob(work, asyncio.get_running_loop().create_future())
+        await self._submit(job, waits=waits)
+        return await job.answer
+
+    async def _submit(self, job: _Job, *, waits: bool) -> None:
+        """Queues a job; without ``waits`` this happens before anything else runs in the event loop."""
         if self._is_closed:
             raise NotReady("the service is ending")
-        job = _Job(encoder, history, asyncio.get_running_loop().create_future())
+        if waits:
+            await self._queue.put(job)
+            return
         try:
             self._queue.put_nowait(job)
         except asyncio.QueueFull:
             self._observer.request_shed()
             raise Overloaded(f"{self._queue.maxsize} requests are waiting for the model") from None
-        return await job.answer
 
     async def aclose(self) -> None:
         """Serves what is queued, then ends."""
@@ -121,9 +170,13 @@ class EncodeBatcher:
     async def _run(self) -> None:
         while True:
             jobs = await self._gather()
+            encodes = [job for job in jobs if isinstance(job, _EncodeJob)]
             try:
-                for encoder in {id(job.encoder): job.encoder for job in jobs}.values():
-                    await self._serve(encoder, [job for job in jobs if job.encoder is encoder])
+                for encoder in {id(job.encoder): job.encoder for job in encodes}.values():
+                    await self._encode([job for job in encodes if job.encoder is encoder])
+                for job in jobs:
+                    if isinstance(job, _WorkJob):
+                        await self._work(job)
             finally:
                 for _ in jobs:
                     self._queue.task_done()
@@ -141,16 +194,32 @@ class EncodeBatcher:
                 jobs.append(self._queue.get_nowait())
         return jobs
 
-    async def _serve(self, encoder: UserEncoder, jobs: Sequence[_Job]) -> None:
+    async def _work(self, job: _WorkJob) -> None:
+        if job.answer.done():
+            return
+        started = time.perf_counter()
+        try:
+            value = await self._on_worker(job.work)
+        except Exception as error:
+            # A task boundary: whoever waits must be told, whatever it was.
+            if not job.answer.done():
+                job.answer.set_exception(error)
+            return
+        if not job.answer.done():
+            job.answer.set_result(Ran(value, started - job.asked_at, time.perf_counter() - started))
+
+    async def _encode(self, jobs: Sequence[_EncodeJob]) -> None:
+        """Encodes histories of one encoder."""
         jobs = [job for job in jobs if not job.answer.done()]
         if not jobs:
             return
         started = time.perf_counter()
+        histories = [job.history for job in jobs]
         try:
-            embeddings = await self._forward(encoder, [job.history for job in jobs])
+            embeddings = await self._on_worker(lambda: jobs[0].encoder.encode(histories))
         except Exception as error:
-            # A task boundary: whoever waits must be told, whatever it was.
-            await self._serve_one_by_one(encoder, jobs, error)
+            # The same boundary.
+            await self._encode_one_by_one(jobs, error)
             return
         seconds = time.perf_counter() - started
         self._observer.batch_ran(num_users=len(jobs), seconds=seconds)
@@ -158,15 +227,15 @@ class EncodeBatcher:
             if not job.answer.done():
                 job.answer.set_result(Encoded(embedding, started - job.asked_at, seconds))
 
-    async def _serve_one_by_one(self, encoder: UserEncoder, jobs: Sequence[_Job], error: Exception) -> None:
+    async def _encode_one_by_one(self, jobs: Sequence[_EncodeJob], error: Exception) -> None:
         """One bad history must not fail its neighbours."""
         if len(jobs) > 1:
             for job in jobs:
-                await self._serve(encoder, [job])
+                await self._encode([job])
             return
         LOGGER.error("the model failed on a history of %d items", len(jobs[0].history.item_indices), exc_info=error)
         if not jobs[0].answer.done():
             jobs[0].answer.set_exception(error)
 
-    async def _forward(self, encoder: UserEncoder, histories: Sequence[History]) -> np.ndarray:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, encoder.encode, histories)
+    async def _on_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)

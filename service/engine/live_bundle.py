@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model_store.bundle import open_bundle
-from model_store.errors import ArtifactNotFound, HatstandError
+from model_store import hatllm_files
+from model_store.bundle import Bundle, open_bundle
+from model_store.errors import ArtifactIncompatible, ArtifactNotFound, HatstandError
+from model_store.generator import make_generator
+from model_store.hatllm_config import KIND as HATLLM
+from model_store.hatllm_config import MODES, Mode
 from model_store.store import ModelStore
 from model_store.user_encoder import History, make_user_encoder
 from service.engine.served_bundle import ServedBundle
 from service.errors import BundleRefused, InvalidRequest, NotFound, NotReady
 
 LOGGER = logging.getLogger(__name__)
+
+_WARM_ITEMS = 10
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,13 @@ class LiveBundles:
     Args:
         store: Whose pointer.
         device: Where the models run.
+        state_bytes: What each encoder may keep of users between requests.
     """
 
-    def __init__(self, store: ModelStore, *, device: str) -> None:
+    def __init__(self, store: ModelStore, *, device: str, state_bytes: int) -> None:
         self._store = store
         self._device = device
+        self._state_bytes = state_bytes
         self._live = LiveSet()
         self._one_at_a_time = asyncio.Lock()
         self._problem: str | None = None
@@ -74,6 +82,10 @@ class LiveBundles:
         if name not in live.bundles:
             raise InvalidRequest(f"no model of kind {name!r}; live are {sorted(live.bundles)}", code="unknown_model")
         return live.bundles[name]
+
+    def is_live(self, kind: str) -> bool:
+        """Whether a bundle of this kind is loaded."""
+        return kind in self._live.bundles
 
     async def reload(self) -> list[str]:
         """Loads what the store's pointer names and this service does not have yet.
@@ -129,9 +141,28 @@ class LiveBundles:
 
     def _open(self, bundle_id: str) -> ServedBundle:
         bundle = open_bundle(self._store, bundle_id)
-        served = ServedBundle(bundle, make_user_encoder(bundle, device=self._device))
+        encoder = make_user_encoder(bundle, device=self._device, state_bytes=self._state_bytes)
+        generator = make_generator(bundle, encoder)
+        served = ServedBundle(bundle, encoder, generator, _modes(bundle, can_generate=generator is not None))
         _warm(served)
         return served
+
+
+def _modes(bundle: Bundle, *, can_generate: bool) -> tuple[Mode, ...]:
+    """What the bundle's model was trained for and can do, retrieving first.
+
+    Raises:
+        ArtifactIncompatible: Nothing.
+    """
+    if bundle.manifest.kind != HATLLM:
+        return ("retrieve",)
+    trained = hatllm_files.read_config(bundle.model_directory).modes
+    modes = tuple(mode for mode in MODES if mode in trained and (mode == "retrieve" or can_generate))
+    if not modes:
+        raise ArtifactIncompatible(
+            f"{bundle.model_directory}: it was trained to generate only, and cannot be served so"
+        )
+    return modes
 
 
 def _warm(served: ServedBundle) -> None:
@@ -139,7 +170,11 @@ def _warm(served: ServedBundle) -> None:
     popular = served.catalogue.popular()
     length = min(len(popular), served.encoder.max_history_length)
     history = History(popular[:length].astype(np.int64), np.zeros(length, dtype=np.int64))
-    served.bundle.index.search(served.encoder.encode([history]), min(10, len(popular)))
+    k = min(_WARM_ITEMS, len(popular))
+    served.bundle.index.search(served.encoder.encode([history]), k)
+    served.encoder.explain(history)
+    if served.generator is not None:
+        served.generator.recommend(history, k, None)
 
 
 def _ids(live: LiveSet) -> dict[str, str]:

@@ -4,12 +4,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 
 from model_store.bundle import Bundle
 from model_store.catalogue import Catalogue
-from model_store.user_encoder import UserEncoder
+from model_store.hatllm_config import Mode
+from model_store.user_encoder import History, UserEncoder
 
 _MAX_MASKS = 64
 
@@ -36,18 +38,30 @@ class MaskCache:
         return mask
 
 
+class Generator(Protocol):
+    """Writes titles of the catalogue after a history."""
+
+    def recommend(self, history: History, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) int64 item indices, best first, C <= k, all ``allowed`` ((N,) bool); (C,) float32 log-probabilities."""
+        ...
+
+
 @dataclass(frozen=True)
 class ServedBundle:
     """One bundle with the encoder of its model.
 
     Attributes:
         bundle: Verified.
-        encoder: Of the bundle's model.
+        encoder: Of the bundle's model. Its methods run on the model's thread only.
+        generator: Of the same model if it was trained to generate; on the same thread.
+        modes: What the model was trained for and can do; the first one answers where nobody asks for another.
         masks: Filter masks, (N,) bool each.
     """
 
     bundle: Bundle
     encoder: UserEncoder
+    generator: Generator | None = None
+    modes: tuple[Mode, ...] = ("retrieve",)
     masks: MaskCache = field(default_factory=MaskCache)
 
     @property

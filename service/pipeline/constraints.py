@@ -61,11 +61,19 @@ class Admissible:
             is_kept &= self.mask[np.maximum(item_indices - 1, 0)]
         return is_kept
 
-    def indices(self) -> np.ndarray:
-        """All that may be returned, ascending, int64."""
+    def allowed(self) -> np.ndarray:
+        """Which rows may be returned: (N,) bool, the caller's own."""
         allowed = np.ones(self.num_items, dtype=bool) if self.mask is None else self.mask.copy()
         allowed[self.excluded - 1] = False
-        return np.flatnonzero(allowed).astype(np.int64) + 1
+        return allowed
+
+    def indices(self) -> np.ndarray:
+        """All that may be returned, ascending, int64."""
+        return np.flatnonzero(self.allowed()).astype(np.int64) + 1
+
+    def without(self, item_indices: np.ndarray) -> "Admissible":
+        """The same but for these items, int64."""
+        return Admissible(self.num_items, self.mask, np.union1d(self.excluded, item_indices))
 
     def count(self) -> int:
         """How many may be returned."""
@@ -141,7 +149,12 @@ def _is_in(name: str, values: pa.Array, wanted: Sequence[Value]) -> np.ndarray:
         mask[rows[_is_in(name, members, wanted)]] = True
         return mask
     value_set = pa.array([_typed(name, value, values.type) for value in wanted], type=_comparable(values.type))
-    return _numpy(pc.is_in(values.cast(value_set.type), value_set=value_set))
+    return _numpy(pc.is_in(_one_zero(values.cast(value_set.type)), value_set=_one_zero(value_set)))
+
+
+def _one_zero(values: pa.Array) -> pa.Array:
+    """Arrow looks floats up by their bits, in which 0.0 and -0.0 differ."""
+    return pc.add(values, 0.0) if pa.types.is_floating(values.type) else values
 
 
 def _compare(

@@ -10,10 +10,11 @@ from service.engine.served_bundle import ServedBundle
 from service.sessions.history_store import StoredHistory
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class EncodedUser(Protocol):
-    """What the encoder queue answers."""
+    """What the model queue answers for a history."""
 
     @property
     def embedding(self) -> np.ndarray:
@@ -31,11 +32,34 @@ class EncodedUser(Protocol):
         ...
 
 
-class EncoderQueue(Protocol):
-    """Runs forward passes beside the event loop."""
+class RanWork(Protocol[T_co]):
+    """What the model queue answers for other work."""
+
+    @property
+    def value(self) -> T_co:
+        """What the work returned."""
+        ...
+
+    @property
+    def queue_seconds(self) -> float:
+        """Waited before it began."""
+        ...
+
+    @property
+    def run_seconds(self) -> float:
+        """Took the work."""
+        ...
+
+
+class ModelQueue(Protocol):
+    """Runs all that needs the model, on one thread beside the event loop."""
 
     async def encode(self, encoder: UserEncoder, history: History) -> EncodedUser:
         """Encodes one history."""
+        ...
+
+    async def run(self, work: Callable[[], T]) -> RanWork[T]:
+        """Runs ``work``."""
         ...
 
 
@@ -52,6 +76,10 @@ class BundleSource(Protocol):
 
     def get(self, kind: str | None = None) -> ServedBundle:
         """For a kind of model, or the default one."""
+        ...
+
+    def is_live(self, kind: str) -> bool:
+        """Whether a bundle of this kind can be had."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The order of the candidates: by score, or spread out by maximal marginal relevance; and reasons.
+"""The order of the candidates: by score, or spread out by maximal marginal relevance.
 
 Carbonell and Goldstein, "The use of MMR" (SIGIR 1998), equation 1, with ``lambda = 1 - diversity``.
 """
@@ -11,7 +11,7 @@ def rank(candidate_vectors: np.ndarray, scores: np.ndarray, k: int, *, diversity
 
     Args:
         candidate_vectors: (C, D) float32, raw.
-        scores: (C,) float32, cosine, descending.
+        scores: (C,) float32, cosines or other numbers of that size, descending.
         k: How many, at most C.
         diversity: 0 keeps the order of the scores; 1 looks at nothing but the difference to what was
             already chosen.
@@ -34,26 +34,6 @@ def rank(candidate_vectors: np.ndarray, scores: np.ndarray, k: int, *, diversity
         is_free[best] = False
         chosen.append(best)
     return np.array(chosen, dtype=np.int64)
-
-
-def reasons(
-    item_vectors: np.ndarray, history_vectors: np.ndarray, *, max_reasons: int = 3
-) -> list[list[tuple[int, float]]]:
-    """For each item, the items of the history that are most like it.
-
-    This explains by likeness, not by the model's inner workings: weights are cosines of item embeddings.
-
-    Args:
-        item_vectors: (K, D) float32, raw.
-        history_vectors: (L, D) float32, raw.
-        max_reasons: Per item.
-
-    Returns:
-        Per item up to ``max_reasons`` pairs (position in the history, cosine), the largest first.
-    """
-    cosines = _unit(item_vectors) @ _unit(history_vectors).T  # (K, L)
-    best = np.argsort(-cosines, axis=1, kind="stable")[:, :max_reasons]
-    return [[(int(at), float(row[at])) for at in order] for row, order in zip(cosines, best, strict=True)]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

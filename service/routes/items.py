@@ -8,7 +8,7 @@ from service.auth import require
 from service.dependencies import ServiceDep
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.browse import find_by_title, item_index_of, similar_items
-from service.pipeline.recommender import DEFAULT_FIELDS, RankedItem
+from service.pipeline.query import DEFAULT_FIELDS, RankedItem
 from service.routes.recommend import item_answers
 from service.schemas import MAX_K, CatalogueAnswer, CatalogueItem, SimilarAnswer
 

@@ -45,13 +45,25 @@ async def show_metrics(service: ServiceDep) -> Response:
 
 @router.get("/version")
 async def show_version(service: ServiceDep) -> dict[str, Any]:
-    """Which release this is and which bundles it serves."""
+    """Which release this is, which bundles it serves, in which modes, and which experiment splits its users."""
     live = service.bundles.live
     models = {
-        kind: {"model": served.model_id, "bundle": served.bundle_id, "items": len(served.catalogue)}
+        kind: {
+            "model": served.model_id,
+            "bundle": served.bundle_id,
+            "items": len(served.catalogue),
+            "modes": served.modes,
+        }
         for kind, served in live.bundles.items()
     }
-    return {"name": "hatstand", "version": version("hatstand"), "models": models, "default": live.default}
+    experiment = service.experiment
+    return {
+        "name": "hatstand",
+        "version": version("hatstand"),
+        "models": models,
+        "default": live.default,
+        "experiment": None if experiment is None else experiment.model_dump(),
+    }
 
 
 @admin.post("/reload")

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Body, Depends
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
 from service.pipeline.constraints import Condition
-from service.pipeline.recommender import Interaction, Query, RankedItem, Recommendation
+from service.pipeline.query import Interaction, Query, RankedItem, Recommendation
 from service.schemas import (
+    ExperimentAnswer,
     FilterCondition,
     HistoryItem,
     ItemAnswer,
@@ -30,9 +31,12 @@ async def recommend(request: Annotated[RecommendRequest, Body()], service: Servi
     recommendation = await service.recommender.recommend(_query(request, service.request_timeout_seconds))
     stages = asdict(recommendation.timing)
     stages.pop("total")
+    assignment = recommendation.assignment
     service.metrics.recommended(
         source=recommendation.source,
         kind=recommendation.served.kind,
+        mode=recommendation.mode,
+        arm=None if assignment is None else assignment.arm,
         fallback_reason=recommendation.fallback_reason,
         warnings=list(recommendation.warnings),
         stages=stages,
@@ -54,6 +58,7 @@ def _query(request: RecommendRequest, default_timeout_seconds: float) -> Query:
         explain=request.explain,
         return_fields=request.return_fields,
         model=request.model,
+        mode=request.mode,
         min_event_token=request.min_event_token,
     )
 
@@ -75,7 +80,7 @@ def _condition(condition: FilterCondition) -> Condition:
 
 
 def _answer(request: RecommendRequest, recommendation: Recommendation) -> RecommendAnswer:
-    served = recommendation.served
+    served, assignment = recommendation.served, recommendation.assignment
     return RecommendAnswer(
         recommendation_id=recommendation.recommendation_id,
         user_id=request.user_id,
@@ -84,6 +89,8 @@ def _answer(request: RecommendRequest, recommendation: Recommendation) -> Recomm
         warnings=list(recommendation.warnings),
         model=ModelAnswer(kind=served.kind, version=served.model_id),
         bundle=served.bundle_id,
+        mode=recommendation.mode,
+        experiment=None if assignment is None else ExperimentAnswer(name=assignment.experiment, arm=assignment.arm),
         history_length=recommendation.history_length,
         timing_ms=TimingAnswer(
             **{step: round(seconds * 1_000, 3) for step, seconds in asdict(recommendation.timing).items()}

@@ -38,7 +38,7 @@ async def show_user(service: ServiceDep, user_id: UserId) -> UserAnswer:
 @router.delete("/users/{user_id:path}")
 async def erase_user(service: ServiceDep, user_id: UserId) -> ErasureReceipt:
     """Deletes everything kept of a user, and says what that was."""
-    erased = await service.histories.erase(user_id)
+    erased = await service.erase(user_id)
     return ErasureReceipt(
         receipt_id=uuid.uuid4().hex,
         user_id=user_id,

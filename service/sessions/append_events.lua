@@ -24,7 +24,14 @@ for i = 5, #ARGV, 3 do
 end
 redis.call('ZADD', KEYS[2], arrival + 1, 't' .. ARGV[4])
 
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -max_events - 1)
+-- In steps of a tenth: were the oldest event dropped with every new one, every history at the limit would begin
+-- elsewhere each time, and nothing that a model kept of its beginning could be used again. Whole steps, so that
+-- how many are left does not depend on the batches in which events came.
+local step = math.max(1, math.floor(max_events / 10))
+local surplus = redis.call('ZCARD', KEYS[1]) - max_events
+if surplus >= step then
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, surplus - surplus % step - 1)
+end
 redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -max_remembered - 1)
 redis.call('EXPIRE', KEYS[1], ttl_seconds)
 redis.call('EXPIRE', KEYS[2], ttl_seconds)

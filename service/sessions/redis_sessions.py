@@ -40,7 +40,7 @@ class RetentionLimits:
     """What is kept of one user.
 
     Attributes:
-        max_events: Newest interactions that stay.
+        max_events: Newest interactions that stay, and less than a tenth more: the oldest ones are dropped together.
         max_remembered: Newest event ids (and batch tokens) that are still recognised as duplicates.
         ttl_seconds: Both are forgotten this long after the last event.
     """

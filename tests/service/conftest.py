@@ -1,6 +1,6 @@
-"""A small, real shop: a model with random weights, a bundle made as reindexing makes it, and a real Redis."""
+"""A small, real shop: models with random weights, bundles made as reindexing makes them, and a real Redis."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,11 +13,15 @@ import torch
 from fastapi import FastAPI
 from safetensors.numpy import save_file
 
+from model_store import hatllm_files
 from model_store.backbone import load_backbone
 from model_store.bundle import EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, INDEX_FILE, ITEMS_FILE
+from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm
 from model_store.hllm import HLLMConfig, build_hllm
 from model_store.hllm_files import item_tower_hash, save_hllm
 from model_store.index import build_index, save_index
+from model_store.item_states import STATES_FILE, STATES_TENSOR, TOKENS_FILE
+from model_store.layered_attention import LAYERED
 from model_store.manifest import BundleManifest, ModelManifest
 from model_store.store import ModelStore
 from service.app import create_app
@@ -25,6 +29,7 @@ from service.sessions.embedded import EmbeddedRedis
 from service.settings import Settings
 
 NUM_ITEMS = 60
+HAT_WINDOW = 8
 _CATEGORIES = ("Audio", "Books", "Garden")
 
 
@@ -66,10 +71,67 @@ def add_small_bundle(
     """A bundle of the shop; embeddings are drawn, as nothing that is tested here depends on the text."""
     items = shop_items() if items is None else items
     vectors = np.random.default_rng(seed).normal(size=(len(items), model.embedding_dim)).astype(np.float32)
+    return _add_bundle(store, model, items, vectors)
+
+
+def small_hatllm(*, modes: tuple[str, ...] = ("retrieve", "generate"), seed: int = 0) -> HatLLM:
+    """A HatLLM of six layers (2 IN, 2 OR, 2 CR) with random weights that read 8 items at most."""
+    torch.manual_seed(seed)
+    titles = shop_items().column("title").to_pylist()
+    backbone = load_backbone(
+        "preset:tiny", tokenizer_corpus=titles, hidden_size=32, num_layers=6, num_heads=4, attention=LAYERED
+    )
+    for parameter in backbone.model.parameters():  # the usual initialisation is so small that differences vanish
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.15)
+    config = HatLLMConfig(
+        embedding_dim=16,
+        in_layers=2,
+        cr_layers=2,
+        max_item_tokens=16,
+        max_history_length=HAT_WINDOW,
+        modes=modes,  # type: ignore[arg-type]
+    )
+    return build_hatllm(config=config, backbone=backbone).eval()
+
+
+def add_hatllm(store: ModelStore, model: HatLLM, *, items: pa.Table | None = None) -> BundleManifest:
+    """The model, and a bundle of the shop with real embeddings, tokens and states."""
+    with store.staging() as staged:
+        hatllm_files.save_hatllm(model, staged)
+        manifest = store.add_model(
+            staged,
+            kind="hatllm",
+            embedding_dim=model.config.embedding_dim,
+            item_tower_hash=hatllm_files.item_tower_hash(staged),
+        )
+    items = shop_items() if items is None else items
+    token_ids = model.item_tokenizer.encode(items.column("title").to_pylist())
+    batch = model.item_tokenizer.collate(token_ids)
+    with torch.no_grad():
+        vectors = model.encode_item_tokens(batch).numpy()
+        states = model.item_states(batch)[batch.attention_mask.bool()]
+    tokens = {
+        "token_ids": np.concatenate(token_ids).astype(np.int32),
+        "offsets": np.cumsum([0, *map(len, token_ids)], dtype=np.int64),
+    }
+    return _add_bundle(
+        store, manifest, items, vectors, {TOKENS_FILE: tokens, STATES_FILE: {STATES_TENSOR: states.numpy()}}
+    )
+
+
+def _add_bundle(
+    store: ModelStore,
+    model: ModelManifest,
+    items: pa.Table,
+    vectors: np.ndarray,
+    more: Mapping[str, dict[str, np.ndarray]] | None = None,
+) -> BundleManifest:
     built = build_index(vectors)
     with store.staging() as staged:
         pq.write_table(items, staged / ITEMS_FILE)
-        save_file({EMBEDDINGS_TENSOR: vectors}, staged / EMBEDDINGS_FILE)
+        for name, tensors in {EMBEDDINGS_FILE: {EMBEDDINGS_TENSOR: vectors}, **(more or {})}.items():
+            save_file(tensors, staged / name)
         save_index(built.index, staged / INDEX_FILE)
         (staged / "report.json").write_text("{}")
         return store.add_bundle(
@@ -94,6 +156,16 @@ def shop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def both_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a live bundle of each kind, ``hllm`` being the default; read only."""
+    root = tmp_path_factory.mktemp("both") / "store"
+    store = ModelStore(root)
+    for bundle in (add_small_bundle(store, add_small_model(store)), add_hatllm(store, small_hatllm())):
+        store.publish(bundle.bundle_id)
+    return root
+
+
+@pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """A real Redis for the whole run; tests use users of their own."""
     server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
@@ -105,6 +177,11 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 @pytest.fixture
 def settings(shop_root: Path, redis_server: EmbeddedRedis) -> Settings:
     return Settings(store=str(shop_root), redis_url=redis_server.url, torch_threads=1)
+
+
+@pytest.fixture
+def both_settings(settings: Settings, both_root: Path) -> Settings:
+    return settings.model_copy(update={"store": str(both_root)})
 
 
 @asynccontextmanager
@@ -123,6 +200,12 @@ async def running_app(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx2
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     async with running_app(settings) as (_, client):
+        yield client
+
+
+@pytest.fixture
+async def both_client(both_settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    async with running_app(both_settings) as (_, client):
         yield client
 
 

@@ -20,6 +20,7 @@ class SumEncoder:
 
     max_history_length: int = 8
     embedding_dim: int = 1
+    kept_bytes: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     batches: list[int] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
@@ -31,6 +32,15 @@ class SumEncoder:
             raise ValueError("broken history")
         self.batches.append(len(histories))
         return np.array([[history.item_indices.sum()] for history in histories], dtype=np.float32)
+
+    def window(self, num_items: int) -> int:
+        return min(num_items, self.max_history_length)
+
+    def explain(self, history: History) -> np.ndarray:
+        return np.full(len(history.item_indices), 1 / len(history.item_indices), dtype=np.float32)
+
+    def forget(self, _owner: str) -> bool:
+        return False
 
 
 @dataclass
@@ -144,3 +154,71 @@ async def test_closing_serves_what_waits_and_refuses_what_comes() -> None:
         encoder.gate.set()
         await closing
         assert [answer.embedding[0] for answer in await asyncio.gather(*asked)] == [0, 1, 2]
+
+
+async def test_other_work_runs_on_the_models_thread_after_the_histories_that_waited_before_it() -> None:
+    encoder, order = SumEncoder(), []
+
+    def work() -> str:
+        order.append(len(encoder.batches))
+        encoder.threads.add(threading.current_thread().name)
+        return "done"
+
+    async with running(Counts()) as batcher:
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(number))) for number in range(3)]
+        await asyncio.sleep(0)
+        worked = asyncio.create_task(batcher.run(work))
+        encoder.gate.set()
+        await asyncio.gather(*asked)
+        ran = await worked
+    assert ran.value == "done"
+    assert ran.queue_seconds > 0
+    assert order == [1]
+    (name,) = encoder.threads
+    assert name.startswith("hatstand-model")
+
+
+async def test_work_that_fails_fails_alone_and_in_its_own_words() -> None:
+    def work() -> None:
+        raise ValueError("broken work")
+
+    encoder = SumEncoder()
+    encoder.gate.set()
+    async with running(Counts()) as batcher:
+        broken, encoded, good = await asyncio.gather(
+            batcher.run(work), batcher.encode(encoder, _history(5)), batcher.run(lambda: 7), return_exceptions=True
+        )
+        assert batcher.is_running
+    assert isinstance(broken, ValueError)
+    assert not isinstance(encoded, BaseException)
+    assert encoded.embedding[0] == 5
+    assert not isinstance(good, BaseException)
+    assert good.value == 7
+
+
+async def test_work_has_the_same_bound_unless_it_may_wait() -> None:
+    gate, counts = threading.Event(), Counts()
+    async with running(counts, max_users=1, max_waiting=1) as batcher:
+        asked = [asyncio.create_task(batcher.run(lambda: gate.wait(10)))]
+        await asyncio.sleep(0.02)  # in the worker now
+        asked.append(asyncio.create_task(batcher.run(lambda: gate.wait(10))))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await batcher.run(lambda: True)
+        asked.append(asyncio.create_task(batcher.run(lambda: True, waits=True)))
+        await asyncio.sleep(0)
+        gate.set()
+        assert [ran.value for ran in await asyncio.gather(*asked)] == [True, True, True]
+    assert counts.shed == 1
+
+
+async def test_work_whose_caller_is_gone_is_not_done() -> None:
+    gate, done = threading.Event(), []
+    async with running(Counts(), max_users=1) as batcher:
+        first = asyncio.create_task(batcher.run(lambda: gate.wait(10)))
+        gone = asyncio.create_task(batcher.run(lambda: done.append(1)))
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        gate.set()
+        await first
+    assert done == []

@@ -114,6 +114,7 @@ async def test_erasure_forgets_the_user_and_gives_a_receipt(client: httpx2.Async
     assert {store["store"]: store["records"] for store in receipt["stores"]} == {
         "redis:history": 2,
         "redis:event_ids": 3,
+        "model_state": 0,
     }
     assert await _history(client, user) == []
     answer = await client.post("/recommend", json={"user_id": user, "k": 2})

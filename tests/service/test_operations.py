@@ -80,7 +80,8 @@ async def test_probes_version_and_unknown_paths(client: httpx2.AsyncClient) -> N
         "checks": {"bundle": "ok", "model_worker": "ok", "history_store": "ok"},
     }
     version = (await client.get("/version")).json()
-    assert version["models"]["hllm"]["items"] == 60
+    assert (version["models"]["hllm"]["items"], version["models"]["hllm"]["modes"]) == (60, ["retrieve"])
+    assert version["experiment"] is None
     for answer, status, code in (
         (await client.get("/nowhere"), 404, "not_found"),
         (await client.get("/recommend"), 405, "method_not_allowed"),
@@ -100,8 +101,10 @@ async def test_metrics_count_what_happened(client: httpx2.AsyncClient) -> None:
     await client.post("/events", json={"events": [event("metrics-user", "i1", 1), {}]})
     text = (await client.get("/metrics")).text
     for line in (
-        'hatstand_recommendations_total{kind="hllm",source="model"} 1.0',
-        'hatstand_recommendations_total{kind="hllm",source="fallback:popular"} 1.0',
+        'hatstand_recommendations_total{arm="none",kind="hllm",mode="retrieve",source="model"} 1.0',
+        'hatstand_recommendations_total{arm="none",kind="hllm",mode="retrieve",source="fallback:popular"} 1.0',
+        'hatstand_stage_duration_seconds_count{kind="hllm",mode="retrieve",stage="encode"} 2.0',
+        'hatstand_model_state_bytes{kind="hllm"} 0.0',
         'hatstand_fallbacks_total{reason="no_known_history"} 1.0',
         'hatstand_errors_total{code="invalid_request"} 1.0',
         'hatstand_events_total{result="rejected"} 1.0',

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from model_store.catalogue import Catalogue
 from service.errors import InvalidRequest
 from service.pipeline.constraints import Admissible, Condition, exclusions, filter_mask
+from service.pipeline.explaining import LIKENESS_TEMPERATURE, likeness_weights, reasons
 from service.pipeline.fallback import popular_items
-from service.pipeline.ranking import rank, reasons
+from service.pipeline.ranking import rank
 from service.pipeline.retrieval import exact_scan, retrieve
 
 _COLOURS = st.sampled_from(["red", "green", "blue"])
@@ -109,8 +110,19 @@ def test_every_step_honours_the_same_admissible_set(mask: list[bool] | None, exc
     expected = [n for n in range(1, 13) if n not in excluded and (mask is None or mask[n - 1])]
     assert admissible.indices().tolist() == expected
     assert admissible.count() == len(expected)
+    assert (np.flatnonzero(admissible.allowed()) + 1).tolist() == expected
+    assert admissible.without(np.array([3, 5, 3])).indices().tolist() == [n for n in expected if n not in {3, 5}]
     # popularity rises with the row
     assert popular_items(catalogue, want, admissible).tolist() == expected[::-1][:want]
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(0.0, -0.0), (-0.0, 0.0), (-0.0, 0)])
+def test_zero_has_no_sign(stored: float, asked: float) -> None:
+    rows = [{"colour": None, "price": stored, "size": None, "is_new": None, "tags": None}]
+    for condition, passes in ((Condition(any_of=(asked,)), True), (Condition(none_of=(asked,)), False)):
+        mask = filter_mask(_catalogue(rows), {"price": condition})
+        assert mask is not None
+        assert mask.tolist() == [passes]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +210,39 @@ def test_diversity_prefers_what_is_unlike_what_was_chosen() -> None:
     assert rank(vectors[:0], scores[:0], 3, diversity=0.5).tolist() == []
 
 
-def test_reasons_are_the_nearest_items_of_the_history() -> None:
+def test_an_item_of_the_history_weighs_by_its_likeness() -> None:
     items = np.array([[2, 0], [0, 3]], dtype=np.float32)
     history = np.array([[0, 1], [1, 0], [1, 1]], dtype=np.float32)
-    first, second = reasons(items, history, max_reasons=2)
-    assert [at for at, _ in first] == [1, 2]
-    assert [at for at, _ in second] == [0, 2]
-    assert [weight for _, weight in first] == pytest.approx([1.0, 0.5**0.5])
+    weights = likeness_weights(items, history)
+    cosines = np.array([[0, 1, 0.5**0.5], [1, 0, 0.5**0.5]])
+    expected = np.exp(cosines / LIKENESS_TEMPERATURE)
+    np.testing.assert_allclose(weights, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_the_same_item_twice_in_a_history_has_its_weights_added_up() -> None:
+    weights = np.array([[0.1, 0.2, 0.4, 0.3], [0.25, 0.25, 0.25, 0.25]])
+    first, second = reasons(weights, np.array([7, 9, 7, 3]))
+    assert [item for item, _ in first] == [7, 3, 9]
+    assert [weight for _, weight in first] == pytest.approx([0.5, 0.3, 0.2])
+    # of equal weights the latest item comes first
+    assert [item for item, _ in reasons(weights[1:, 1:], np.array([9, 7, 3]))[0]] == [3, 7, 9]
+    assert dict(second) == pytest.approx({7: 0.5, 9: 0.25, 3: 0.25})
+
+
+@settings(max_examples=100, deadline=None)
+@given(history=st.lists(st.integers(1, 6), min_size=1, max_size=20), seed=st.integers(0, 99), k=st.integers(1, 5))
+def test_every_read_item_is_a_reason_once_and_the_weights_sum_to_1(history: list[int], seed: int, k: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(7, 3)).astype(np.float32)
+    vectors[6] = 0.0
+    weights = likeness_weights(vectors[1 : k + 1], vectors[history])
+    for because in reasons(weights, np.array(history)):
+        assert sorted(item for item, _ in because) == sorted(set(history))
+        assert sum(weight for _, weight in because) == pytest.approx(1.0, abs=1e-12)
+        assert [weight for _, weight in because] == sorted((weight for _, weight in because), reverse=True)
+
+
+def test_reasons_are_bounded_and_the_best_items_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.pipeline.explaining._MAX_REASONS", 10)
+    explained = reasons(np.ones((5, 4)), np.array([1, 2, 3, 4]))
+    assert [len(because) for because in explained] == [4, 4, 0, 0, 0]
+    assert [len(because) for because in reasons(np.ones((2, 12)), np.arange(1, 13))] == [12, 0]

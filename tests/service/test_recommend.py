@@ -40,6 +40,8 @@ async def test_the_answer_has_the_documented_shape(client: httpx2.AsyncClient) -
         "warnings",
         "model",
         "bundle",
+        "mode",
+        "experiment",
         "history_length",
         "timing_ms",
     ]
@@ -48,7 +50,7 @@ async def test_the_answer_has_the_documented_shape(client: httpx2.AsyncClient) -
     assert {reason["item_id"] for reason in body["items"][0]["reasons"]} == {"i1", "i2"}
     assert list(body["timing_ms"]) == ["history", "queue", "encode", "search", "rank", "total"]
     assert (body["source"], body["history_length"], body["user_id"]) == ("model", 2, user)
-    assert body["model"]["kind"] == "hllm"
+    assert (body["model"]["kind"], body["mode"], body["experiment"]) == ("hllm", "retrieve", None)
     assert answer.headers["x-request-id"]
 
 
@@ -173,6 +175,13 @@ async def test_exactly_the_items_that_pass_the_filter_come_back(
         ({"user_id": "u", "filter": {"is_new": {"any_of": [1]}}}, "invalid_filter"),
         ({"user_id": "u", "return_fields": ["colour"]}, "unknown_attribute"),
         ({"user_id": "u", "model": "hatllm"}, "unknown_model"),
+        ({"user_id": "u", "model": "hatllm", "mode": "generate"}, "unknown_model"),
+        ({"user_id": "u", "mode": "generate"}, "mode_not_available"),
+        ({"history": [], "mode": "generate"}, "mode_not_available"),
+        ({"user_id": "u", "mode": "guess"}, "invalid_request"),
+        ({"user_id": "u", "mode": ""}, "invalid_request"),
+        ({"user_id": "u", "mode": ["generate"]}, "invalid_request"),
+        ({"user_id": "u", "explain": "yes"}, "invalid_request"),
         ({"user_id": "u", "diversity": 1.5}, "invalid_request"),
         ({"user_id": "u", "timeout_ms": 0}, "invalid_request"),
     ],

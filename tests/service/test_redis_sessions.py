@@ -172,6 +172,22 @@ async def test_a_full_redis_refuses_the_batch(tmp_path: Path) -> None:
         server.kill()
 
 
+async def test_a_history_at_its_limit_keeps_its_beginning_for_a_while(redis_server: EmbeddedRedis) -> None:
+    one_by_one, at_once = _user(), _user()
+    lengths, beginnings = [], []
+    async with opened((redis_server.url, False), RetentionLimits(max_events=30)) as store:
+        for number in range(47):
+            await store.append([_event(one_by_one, str(number), number)])
+            kept = [int(event.event_id) for event in (await store.read(one_by_one)).events]
+            assert kept == list(range(kept[0], number + 1))
+            lengths.append(len(kept))
+            beginnings.append(kept[0])
+        await store.append([_event(at_once, str(number), number) for number in range(47)])
+        assert [int(event.event_id) for event in (await store.read(at_once)).events] == kept
+    assert set(lengths[30:]) == {30, 31, 32}
+    assert sorted(set(beginnings[30:])) == [0, 3, 6, 9, 12, 15]
+
+
 _LIMITS = RetentionLimits(max_events=4, max_remembered=7, ttl_seconds=60)
 _BATCHES = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=6), min_size=1, max_size=6

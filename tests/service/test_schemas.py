@@ -22,3 +22,7 @@ def test_a_wrong_value_is_named_where_it_is_short(body: dict[str, Any], expected
     with pytest.raises(ValidationError) as caught:
         RecommendRequest.model_validate(body)
     assert describe_problem(dict(caught.value.errors()[0])) == expected
+
+
+def test_every_field_of_a_request_is_described() -> None:
+    assert [name for name, field in RecommendRequest.model_fields.items() if not field.description] == []

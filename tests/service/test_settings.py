@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import InvalidInput
+from service.experiment import Experiment
 from service.settings import Settings, load_settings
 
 
@@ -36,12 +37,32 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ("HATSTAND_API_KEYS", '[{"name": "a", "sha256": "plain", "scopes": []}]'),
         ("HATSTAND_API_KEYS", "secret"),
         ("HATSTAND_LOG_LEVEL", "loud"),
+        ("HATSTAND_STATE_CACHE_MB", "-1"),
+        ("HATSTAND_HATLLM_MODE", "guess"),
+        ("HATSTAND_EXPERIMENT", "hllm"),
+        ("HATSTAND_EXPERIMENT", "[]"),
+        ("HATSTAND_EXPERIMENT", '{"arms": {"hllm": 1, "hatllm": 1}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "", "arms": {"hllm": 1, "hatllm": 1}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "sasrec": 1}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "hatllm": 0}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "hatllm": -5}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "hatllm": 0.5}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "hatllm": true}}'),
+        ("HATSTAND_EXPERIMENT", '{"name": "a", "arms": {"hllm": 1, "hatllm": 1}, "from": 5}'),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput, match=name):
         load_settings(os.environ)
+
+
+def test_an_experiment_is_read_and_an_empty_one_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HATSTAND_EXPERIMENT", '{"name": "hat-vs-hllm", "arms": {"hllm": 50, "hatllm": 50}}')
+    assert load_settings(os.environ).experiment == Experiment(name="hat-vs-hllm", arms={"hllm": 50, "hatllm": 50})
+    monkeypatch.setenv("HATSTAND_EXPERIMENT", "")
+    assert load_settings(os.environ).experiment is None
 
 
 def test_an_unknown_variable_with_our_prefix_is_refused() -> None:

@@ -4,12 +4,12 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from offline.training.callbacks import CollapseAlarm, TimeLimit
-from offline.training.hllm_trainer import HLLMTrainingArguments
+from offline.training.trainer import TaskArguments
 from offline.training.losses import TrainingCollapsed
 
 
-def arguments(tmp_path: Path, *, max_minutes: float | None = None) -> HLLMTrainingArguments:
-    return HLLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_minutes=max_minutes, report_to="none")
+def arguments(tmp_path: Path, *, max_minutes: float | None = None) -> TaskArguments:
+    return TaskArguments(output_dir=str(tmp_path), use_cpu=True, max_minutes=max_minutes, report_to="none")
 
 
 def test_the_alarm_goes_off_when_negatives_stay_away(tmp_path: Path) -> None:

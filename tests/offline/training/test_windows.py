@@ -37,7 +37,7 @@ def test_cases_read_the_latest_events_and_have_seen_all() -> None:
     cases = EvaluationCases(
         sequences=events, user_rows=np.array([0]), history_ends=np.array([4]), targets=np.array([5])
     )
-    case = RankingCases(cases, max_history_length=2)[0]
+    case = RankingCases(cases, window=lambda _: 2)[0]
     assert case["input_ids"].tolist() == [3, 4]
     assert case["seen"].tolist() == [1, 2, 3, 4]
     assert case["targets"] == 5
@@ -49,8 +49,8 @@ def test_cases_of_targets_that_are_not_allowed_are_left_out() -> None:
         sequences=events, user_rows=np.array([0, 1]), history_ends=np.array([2, 5]), targets=np.array([3, 6])
     )
     allowed = np.array([False, True, True, False, True, True, True])
-    assert RankingCases(cases, max_history_length=2, allowed_targets=allowed)[0]["targets"] == 6
-    assert len(RankingCases(cases, max_history_length=2, allowed_targets=allowed)) == 1
+    assert RankingCases(cases, window=lambda _: 2, allowed_targets=allowed)[0]["targets"] == 6
+    assert len(RankingCases(cases, window=lambda _: 2, allowed_targets=allowed)) == 1
 
 
 def test_collation_pads_on_the_right() -> None:

@@ -1,4 +1,4 @@
-"""transformers' Trainer for HLLM tasks: what is ours of batches, metrics and figures in the log."""
+"""transformers' Trainer for our tasks: what is ours of batches, metrics and figures in the log."""
 
 import logging
 import sys
@@ -15,21 +15,18 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from offline.ranking_metrics import ndcg_at_k, recall_at_k
 from offline.training.callbacks import Checkpoints, CollapseAlarm, LogLines, TimeLimit
 from offline.training.checkpoints import latest_complete, remove_incomplete
-from offline.training.hllm_tasks import HLLMTask
-from offline.training.settings import PRESETS, Recipe, TrainSettings
+from offline.training.run_settings import Recipe, RunSettings
+from offline.training.tasks import Task
 from offline.training.windows import LengthGrouped, RankingCases, TrainingWindows, collate_windows
 
 LOGGER = logging.getLogger(__name__)
-METRIC = "ndcg@10"
-_CASES_PER_BATCH = 256
 _STEPS_PER_LOG = 20
 
 
 @dataclass
-class HLLMTrainingArguments(TrainingArguments):
+class TaskArguments(TrainingArguments):
     """The Trainer's arguments and one of ours.
 
     Attributes:
@@ -54,10 +51,10 @@ class TrainingData:
     collate: Any
 
 
-class HLLMTrainer(Trainer):
-    """Trains a task on windows, and evaluates it by ranking the whole catalogue."""
+class TaskTrainer(Trainer):
+    """Trains a task on windows, and evaluates it on validation cases in the task's own way."""
 
-    model: HLLMTask
+    model: Task
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         windows = cast(TrainingWindows, train_dataset or self.train_dataset)
@@ -78,8 +75,8 @@ class HLLMTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Ranks the validation cases against embeddings of the catalogue that are made once."""
-        with self.model.evaluation_table():
+        """Looks at the validation cases; what all of them need is made once."""
+        with self.model.evaluation():
             return super().evaluate(*args, **kwargs)
 
     def prediction_step(
@@ -89,32 +86,23 @@ class HLLMTrainer(Trainer):
         prediction_loss_only: bool,  # noqa: ARG002
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Ranks (B,) of the targets, in the place of logits."""
+        """The task's numbers (B,) of the cases, in the place of logits."""
         batch = self._prepare_inputs(inputs)
         with torch.no_grad():
-            ranks = self.model.rank_targets(batch)
-        return None, ranks, batch["targets"]
+            values = self.model.evaluate_cases(batch)
+        return None, values, batch["targets"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what tells a healthy run from a collapsing one."""
-        last = self.model.last
-        if "loss" in logs and last is not None:
-            logs["negatives_surviving"] = float(last.survivors)
-            logs["negatives_survival"] = float(last.survival)
-            logs["scale"] = float(self.model.hllm.score_scale().detach())
+        """Adds the task's own figures."""
+        if "loss" in logs:
+            logs.update(self.model.training_figures())
         super().log(logs, start_time)
 
 
-def ranking_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Validation figures from ranks."""
-    ranks = np.asarray(prediction.predictions)
-    return {METRIC: ndcg_at_k(ranks, 10), "recall@10": recall_at_k(ranks, 10)}
-
-
 def train_task(
-    task: HLLMTask, data: TrainingData, *, recipe: Recipe, settings: TrainSettings, directory: Path
+    task: Task, data: TrainingData, *, recipe: Recipe, settings: RunSettings, directory: Path
 ) -> dict[str, float]:
-    """Trains to the best validation NDCG@10; a killed run goes on from its last whole checkpoint.
+    """Trains to the best of the task's first validation figure; a killed run goes on from its last whole checkpoint.
 
     Args:
         task: Holds the best weights afterwards.
@@ -127,14 +115,14 @@ def train_task(
         Validation metrics of the best checkpoint, steps and seconds (of this process, not of killed ones).
     """
     started = time.monotonic()
-    arguments = training_arguments(recipe, settings, directory)
-    trainer = HLLMTrainer(
+    arguments = training_arguments(task, recipe, settings, directory)
+    trainer = TaskTrainer(
         model=task,
         args=arguments,
         train_dataset=data.windows,
         eval_dataset=data.validation,
         data_collator=data.collate,
-        compute_metrics=ranking_metrics,
+        compute_metrics=lambda prediction: _summary(task, prediction),
         callbacks=[
             EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             TimeLimit(),
@@ -151,26 +139,25 @@ def train_task(
     if checkpoint is not None:
         LOGGER.info("going on from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    best = _best_entry(trainer.state.log_history)
+    best = _best_entry(trainer.state.log_history, task)
     return {
-        **{name.removeprefix("eval_"): best[name] for name in (f"eval_{METRIC}", "eval_recall@10")},
+        **{name: best[f"eval_{name}"] for name in task.metrics},
         "epochs": best["epoch"],
         "steps": trainer.state.global_step,
         "seconds": time.monotonic() - started,
     }
 
 
-def training_arguments(recipe: Recipe, settings: TrainSettings, directory: Path) -> HLLMTrainingArguments:
+def training_arguments(task: Task, recipe: Recipe, settings: RunSettings, directory: Path) -> TaskArguments:
     """The recipe in the Trainer's words."""
     use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    wants_cpu_bf16 = PRESETS[settings.preset].bf16_on_cpu
-    has_bf16 = (wants_cpu_bf16 and _cpu_has_bf16()) if use_cpu else torch.cuda.is_bf16_supported()
-    return HLLMTrainingArguments(
+    has_bf16 = (settings.bf16_on_cpu and _cpu_has_bf16()) if use_cpu else torch.cuda.is_bf16_supported()
+    return TaskArguments(
         output_dir=str(directory),
         max_minutes=settings.max_minutes,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=_CASES_PER_BATCH,
+        per_device_eval_batch_size=task.cases_per_batch,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type=recipe.schedule,
@@ -186,8 +173,8 @@ def training_arguments(recipe: Recipe, settings: TrainSettings, directory: Path)
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model=METRIC,
-        greater_is_better=True,
+        metric_for_best_model=task.metrics[0],
+        greater_is_better=task.greater_is_better,
         restore_callback_states_from_checkpoint=True,
         logging_steps=_STEPS_PER_LOG,
         remove_unused_columns=False,
@@ -203,6 +190,12 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _best_entry(log_history: list[dict[str, float]]) -> dict[str, float]:
-    evaluations = [entry for entry in log_history if f"eval_{METRIC}" in entry]
-    return max(evaluations, key=lambda entry: entry[f"eval_{METRIC}"])
+def _summary(task: Task, prediction: EvalPrediction) -> dict[str, float]:
+    return task.summarise(np.asarray(prediction.predictions))
+
+
+def _best_entry(log_history: list[dict[str, float]], task: Task) -> dict[str, float]:
+    name = f"eval_{task.metrics[0]}"
+    evaluations = [entry for entry in log_history if name in entry]
+    best = max if task.greater_is_better else min
+    return best(evaluations, key=lambda entry: entry[name])
