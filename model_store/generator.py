@@ -14,6 +14,7 @@ from model_store.errors import ArtifactIncompatible
 from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.hatllm import HatLLM
 from model_store.histories import History
+from model_store.item_states import ItemTokens
 from model_store.title_trie import TitleTrie
 from model_store.user_encoder import UserEncoder
 from model_store.user_state import UserState
@@ -22,26 +23,32 @@ DEFAULT_BEAMS = 20
 
 
 class TitleGenerator:
-    """Writes titles of one bundle's catalogue. One thread at a time, and not beside the encoder.
+    """Writes titles of one catalogue. One thread at a time, and not beside the encoder.
 
     Args:
-        bundle: Whose catalogue.
-        encoder: Of the same bundle; it keeps the users' states.
+        tokens: Of the catalogue's N items, as the model reads them.
+        popularity: (N,) of items that share a title the most popular comes first.
+        encoder: Over the same items; it keeps the users' states.
         num_beams: Followed at least; more if more items are asked for.
 
     Raises:
         ArtifactIncompatible: The model was not trained to write titles, or only its dense forward is exact.
     """
 
-    def __init__(self, bundle: Bundle, encoder: HatLLMUserEncoder, *, num_beams: int = DEFAULT_BEAMS) -> None:
+    def __init__(
+        self,
+        tokens: ItemTokens,
+        popularity: np.ndarray,
+        encoder: HatLLMUserEncoder,
+        *,
+        num_beams: int = DEFAULT_BEAMS,
+    ) -> None:
         if not can_generate(encoder):
-            raise ArtifactIncompatible(f"{bundle.model_directory}: this model does not write titles")
-        assert bundle.item_tokens is not None
+            modes = ", ".join(encoder.model.config.modes)
+            raise ArtifactIncompatible(f"this model does not write titles: it was trained to {modes}")
         self._encoder = encoder
         self._num_beams = num_beams
-        self._trie = TitleTrie.from_tokens(
-            bundle.item_tokens.token_ids, bundle.item_tokens.offsets, bundle.catalogue.popularity
-        )
+        self._trie = TitleTrie.from_tokens(tokens.token_ids, tokens.offsets, popularity)
 
     @torch.no_grad()
     def recommend(self, history: History, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +81,8 @@ def make_generator(bundle: Bundle, encoder: UserEncoder) -> TitleGenerator | Non
     """The generator of a bundle; None if its model does not write titles."""
     if not isinstance(encoder, HatLLMUserEncoder) or not can_generate(encoder):
         return None
-    return TitleGenerator(bundle, encoder)
+    assert bundle.item_tokens is not None
+    return TitleGenerator(bundle.item_tokens, bundle.catalogue.popularity, encoder)
 
 
 class BeamScorer:

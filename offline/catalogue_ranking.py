@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from model_store.generator import TitleGenerator
 from model_store.user_encoder import History, UserEncoder
 from offline import job
 from offline.ranking_metrics import EXCLUDED_SCORE, exclude, target_ranks, top_items
@@ -46,6 +47,34 @@ class ModelScorer:
         users = torch.from_numpy(np.ascontiguousarray(self._encoder.encode(histories), dtype=np.float32))
         scores = users @ self._items.T
         scores[:, self._is_empty] = EXCLUDED_SCORE
+        return scores
+
+
+class TitleScorer:
+    """Log-probabilities of the titles that a generator writes; what it does not write is not ranked.
+
+    Args:
+        generator: The service's own, over the same items.
+        num_items: N.
+        k: Titles written of each case.
+        exclude_seen: Do not write titles of the history.
+    """
+
+    def __init__(self, generator: TitleGenerator, *, num_items: int, k: int, exclude_seen: bool) -> None:
+        self._generator = generator
+        self._num_items = num_items
+        self._k = k
+        self._exclude_seen = exclude_seen
+
+    def score(self, histories: list[History]) -> torch.Tensor:
+        """Log-probabilities (B, N) float32; ``-inf`` for what was not written."""
+        scores = torch.full((len(histories), self._num_items), EXCLUDED_SCORE)
+        for row, history in zip(scores, histories, strict=True):
+            allowed = np.ones(self._num_items, dtype=bool)
+            if self._exclude_seen:
+                allowed[history.item_indices - 1] = False
+            items, log_probabilities = self._generator.recommend(history, self._k, allowed)
+            row[torch.from_numpy(items - 1)] = torch.from_numpy(log_probabilities)
         return scores
 
 

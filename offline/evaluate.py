@@ -19,6 +19,8 @@ import typer
 
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
+from model_store.generator import TitleGenerator
+from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.manifest import ModelManifest
 from model_store.store import ModelStore
 from model_store.user_encoder import make_user_encoder
@@ -28,6 +30,7 @@ from offline.catalogue_ranking import (
     ConstantScorer,
     ModelScorer,
     Ranking,
+    TitleScorer,
     history_lengths,
     history_of,
     rank_cases,
@@ -59,6 +62,13 @@ class CaseName(StrEnum):
     VALIDATION = "validation"
 
 
+class Mode(StrEnum):
+    """How the model recommends."""
+
+    RETRIEVE = "retrieve"
+    GENERATE = "generate"
+
+
 @dataclass(frozen=True)
 class EvaluateSettings:
     """What to measure, on what.
@@ -73,6 +83,8 @@ class EvaluateSettings:
             dataset's items, and without any the items are embedded on the spot.
         id_twin: A second model, of item ids alone, to measure beside it.
         exclude_seen: Do not rank items of the history.
+        mode: Rank by embeddings, or by the titles that a HatLLM writes.
+        num_titles: With ``generate``: titles written of each case, and beams; metrics beyond it are lower bounds.
         max_cases: Measure a sample of this size; 0 = all.
         seed: Of the sample.
         device: Where models run.
@@ -89,6 +101,8 @@ class EvaluateSettings:
     bundle: str | None = None
     id_twin: str | None = None
     exclude_seen: bool = True
+    mode: Mode = Mode.RETRIEVE
+    num_titles: int = 20
     max_cases: int = 0
     seed: int = 0
     device: str = "cpu"
@@ -117,7 +131,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     counts = interaction_counts(train, len(catalogue))
     items = find_items(store, model, catalogue, bundle_id=settings.bundle, device=settings.device)
 
-    ranking = _rank_model(items, cases, settings, "model")
+    if settings.mode is Mode.GENERATE:
+        ranking = _rank_by_titles(items, catalogue, cases, settings)
+    else:
+        ranking = _rank_model(items, cases, settings, "model")
     rankings = {"model": ranking}
     popularity = ConstantScorer(popularity_scores(counts))
     rankings["popularity"] = _rank(popularity, cases, len(catalogue), settings, "popularity")
@@ -229,8 +246,19 @@ def _rank_model(items: EvaluatedItems, cases: EvaluationCases, settings: Evaluat
     return _rank(ModelScorer(items.embeddings, encoder), cases, len(items.embeddings), settings, name)
 
 
+def _rank_by_titles(
+    items: EvaluatedItems, catalogue: Catalogue, cases: EvaluationCases, settings: EvaluateSettings
+) -> Ranking:
+    encoder = make_user_encoder(items, device=settings.device)
+    if items.item_tokens is None or not isinstance(encoder, HatLLMUserEncoder):
+        raise InvalidInput(f"{settings.model} writes no titles; expected a hatllm, or --mode retrieve")
+    generator = TitleGenerator(items.item_tokens, catalogue.popularity, encoder, num_beams=settings.num_titles)
+    scorer = TitleScorer(generator, num_items=len(catalogue), k=settings.num_titles, exclude_seen=settings.exclude_seen)
+    return _rank(scorer, cases, len(catalogue), settings, "titles")
+
+
 def _rank(
-    scorer: ModelScorer | ConstantScorer,
+    scorer: ModelScorer | ConstantScorer | TitleScorer,
     cases: EvaluationCases,
     num_items: int,
     settings: EvaluateSettings,
@@ -263,6 +291,7 @@ def _describe(
         "cases": settings.cases.value,
         "candidates": "whole catalogue" + (", without the history's items" if settings.exclude_seen else ""),
         "exclude_seen": settings.exclude_seen,
+        "mode": settings.mode.value,
         "training": model.training,
         "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -304,6 +333,8 @@ def main(
     bundle: Annotated[str | None, typer.Option(help="Use this bundle's embeddings.")] = None,
     id_twin: Annotated[str | None, typer.Option(help="A model of item ids to measure beside it.")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Rank the history's items too.")] = False,
+    mode: Annotated[Mode, typer.Option(help="By embeddings, or by the titles a HatLLM writes.")] = Mode.RETRIEVE,
+    num_titles: Annotated[int, typer.Option(help="With --mode generate: of each case.", min=1)] = 20,
     max_cases: Annotated[int, typer.Option(help="Measure a sample; 0 = all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
@@ -325,6 +356,8 @@ def main(
             bundle=bundle,
             id_twin=id_twin,
             exclude_seen=not include_seen,
+            mode=mode,
+            num_titles=num_titles,
             max_cases=max_cases,
             seed=seed,
             device=device,

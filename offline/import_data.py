@@ -17,7 +17,7 @@ from model_store.errors import InvalidInput
 from offline import job
 from offline.dataset import DatasetDescription, TimeUnit
 from offline.dataset_writer import WriteOptions, write_dataset
-from offline.formats import amazon, canonical, movielens, pixelrec, recbole
+from offline.formats import amazon, canonical, events, movielens, pixelrec, recbole
 from offline.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
 
 LOGGER = logging.getLogger(__name__)
@@ -142,6 +142,27 @@ def import_canonical(
     """JSON lines of items and a CSV of interactions: the form for your own data."""
     source = canonical.source(items, interactions, ticks_per_second=_ticks(time_unit))
     _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+
+
+@app.command("events")
+def import_events(
+    items: Annotated[Path, typer.Option(help="items.jsonl[.gz]: item_id, title, any attributes.")],
+    exported: Annotated[Path, typer.Option("--events", help="The directory of offline.export_events.")],
+    out: OUT,
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Of events that count; may be given several times. All if absent."),
+    ] = None,
+    interactions: Annotated[
+        Path | None, typer.Option(help="interactions.csv[.gz] of the time before the service.")
+    ] = None,
+    max_bad: MAX_BAD = 0.01,
+    overwrite: OVERWRITE = False,
+    only_interacted: ONLY_INTERACTED = False,
+) -> None:
+    """What the service was told (offline.export_events), with what was known before if you like."""
+    source = events.source(items, exported, types=event_type or (), interactions=interactions)
+    _run(source, out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
 
 
 @app.command("amazon")

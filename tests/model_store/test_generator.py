@@ -36,8 +36,7 @@ class Popularity:
 def make(model: HatLLM, directory: Path, num_beams: int = 50) -> tuple[TitleGenerator, HatItems]:
     items = make_items(model, directory, SHOP)
     popularity = np.arange(len(SHOP))  # the later, the more popular
-    shop = Shop(items.model_directory, items.item_tokens, Popularity(popularity))
-    return TitleGenerator(shop, make_encoder(items), num_beams=num_beams), items  # type: ignore[arg-type]
+    return TitleGenerator(items.item_tokens, popularity, make_encoder(items), num_beams=num_beams), items
 
 
 def title_log_probabilities(model: HatLLM, past: list[int]) -> np.ndarray:
@@ -106,7 +105,7 @@ def test_models_that_cannot_write_titles_are_told_apart(settings: dict[str, obje
     assert not can_generate(encoder)
     assert make_generator(shop, encoder) is None  # type: ignore[arg-type]
     with pytest.raises(ArtifactIncompatible, match="does not write titles"):
-        TitleGenerator(shop, encoder)  # type: ignore[arg-type]
+        TitleGenerator(items.item_tokens, np.zeros(len(SHOP)), encoder)
 
 
 def test_beams_that_change_places_keep_their_own_past(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """A catalogue and HLLMs small enough to embed in milliseconds; random weights, real tokenizers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 
+from model_store import hatllm_files
 from model_store.backbone import load_backbone
 from model_store.catalogue import Catalogue
+from model_store.hatllm import HatLLM
 from model_store.hllm import HLLM, HLLMConfig, build_hllm
 from model_store.hllm_files import item_tower_hash, save_hllm
 from model_store.manifest import ModelManifest
@@ -61,4 +64,15 @@ def add_small_model(store: ModelStore, model: HLLM, **training: object) -> Model
             embedding_dim=model.config.embedding_dim,
             item_tower_hash=item_tower_hash(staged),
             training=training,
+        )
+
+
+def add_hatllm(store: ModelStore, model: HatLLM, *, tower: Path | None = None) -> ModelManifest:
+    with store.staging() as staged:
+        hatllm_files.save_hatllm(model, staged, item_tower_directory=tower)
+        return store.add_model(
+            staged,
+            kind="hatllm",
+            embedding_dim=model.config.embedding_dim,
+            item_tower_hash=hatllm_files.item_tower_hash(staged),
         )

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from model_store.store import ModelStore
 from model_store.user_encoder import History, make_user_encoder
 from offline.catalogue_ranking import ConstantScorer, ModelScorer, rank_cases
 from offline.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
-from offline.evaluate import EvaluateSettings, SplitName, app, case_slices, evaluate
+from offline.evaluate import EvaluateSettings, Mode, SplitName, app, case_slices, evaluate
 from offline.evaluation_items import find_items
 from offline.evaluation_report import format_table, summarise
 from offline.ranking_metrics import UNREACHABLE_RANK
 from offline.reindex import ReindexSettings, reindex
 from offline.splits import EvaluationCases
-from tests.offline.small_models import add_small_model, shop_catalogue, shop_table, small_hllm
+from tests.model_store.hat_models import make_hatllm
+from tests.offline.small_models import add_hatllm, add_small_model, shop_catalogue, shop_table, small_hllm
 
 NUM_ITEMS = 30
 
@@ -216,3 +218,34 @@ def test_the_command_prints_a_table_and_ends_with_json(tmp_path: Path) -> None:
     assert lines[0].split()[:3] == ["slice", "system", "cases"]
     assert json.loads(lines[-1])["num_cases"] == 40
     assert (tmp_path / "r.png").exists()
+
+
+def test_a_hatllm_is_measured_both_ways(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    data = write_small_dataset(tmp_path / "data")
+    model = make_hatllm(tmp_path, max_item_tokens=24)
+    manifest = add_hatllm(store, model)
+    settings = EvaluateSettings(model=manifest.model_id, data=data, store=str(tmp_path / "store"))
+
+    retrieved = evaluate(settings)["systems"]["model"]["all"]
+    bundle = reindex(ReindexSettings(model=manifest.model_id, items=data, store=str(tmp_path / "store")))
+    from_bundle = evaluate(replace(settings, bundle=bundle.bundle_id))["systems"]["model"]["all"]
+    assert from_bundle == pytest.approx(retrieved, abs=1e-6)
+
+    top = tmp_path / "top.jsonl"
+    generating = replace(settings, mode=Mode.GENERATE, num_titles=NUM_ITEMS, top_k_path=top)
+    report = evaluate(generating)
+    assert report["mode"] == "generate"
+    assert 0 < report["systems"]["model"]["all"]["recall@10"] < 1
+    for case in map(json.loads, top.read_text().splitlines()):
+        assert len(case["item_ids"]) == 10
+        assert not set(case["item_ids"]) & {event["item_id"] for event in case["history"]}
+        assert all(score < 0 for score in case["scores"])
+
+
+def test_titles_are_asked_of_a_model_that_writes_them(tmp_path: Path) -> None:
+    manifest = add_small_model(ModelStore(tmp_path / "store"), small_hllm())
+    data = write_small_dataset(tmp_path / "data")
+    settings = EvaluateSettings(model=manifest.model_id, data=data, store=str(tmp_path / "store"), mode=Mode.GENERATE)
+    with pytest.raises(InvalidInput, match="writes no titles"):
+        evaluate(settings)

@@ -14,17 +14,15 @@ import torch
 from model_store.bundle import Bundle, open_bundle
 from model_store.errors import ArtifactCorrupt, InvalidInput
 from model_store.hatllm import HatLLM
-from model_store.hatllm_files import item_tower_hash, save_hatllm
 from model_store.histories import History
 from model_store.item_states import STATES_FILE
-from model_store.manifest import ModelManifest
 from model_store.store import ModelStore
 from model_store.user_encoder import make_user_encoder
 from offline import item_states
 from offline.item_states import KnownStates, StatedCatalogue, compute_states
 from offline.reindex import ReindexSettings, run_reindex
 from tests.model_store.hat_models import make_hatllm
-from tests.offline.small_models import add_small_model, shop_catalogue, shop_table, small_hllm
+from tests.offline.small_models import add_hatllm, add_small_model, shop_catalogue, shop_table, small_hllm
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,14 +30,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> HatLLM:
     return make_hatllm(tmp_path_factory.mktemp("model"), max_item_tokens=24)
-
-
-def add_hatllm(store: ModelStore, model: HatLLM, *, tower: Path | None = None) -> ModelManifest:
-    with store.staging() as staged:
-        save_hatllm(model, staged, item_tower_directory=tower)
-        return store.add_model(
-            staged, kind="hatllm", embedding_dim=model.config.embedding_dim, item_tower_hash=item_tower_hash(staged)
-        )
 
 
 def states_of(model: HatLLM, stated: StatedCatalogue, row: int) -> torch.Tensor:

@@ -79,8 +79,8 @@ def test_ten_kills_at_random_moments_change_nothing(shop: Path, tmp_path: Path) 
     assert last_line(run(*arguments))["model_id"] == last_line(uninterrupted)["model_id"]
 
 
-def _has_checkpoint(store: Path) -> bool:
-    return any(latest_complete(directory) for directory in store.glob("work/*/user_llm"))
+def _has_checkpoint(store: Path, *, stage: str = "user_llm") -> bool:
+    return any(latest_complete(directory) for directory in store.glob(f"work/*/{stage}"))
 
 
 def test_two_processes_train_one_model(shop: Path, tmp_path: Path) -> None:
@@ -98,3 +98,57 @@ def test_bad_input_ends_with_one_line(tmp_path: Path) -> None:
     assert finished.returncode == 2
     assert finished.stderr.splitlines()[-1].startswith("error: ")
     assert "is not a dataset" in finished.stderr
+
+
+def test_a_hatllm_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
+    options = ["--preset", "tiny", "--device", "cpu", "--precision", "float32", "--validation-cases", "60"]
+    options += ["--objective", "both", "--epochs", "3", "--patience", "3", "--checkpoint-seconds", "0.3"]
+    run_of = {
+        name: [sys.executable, "-m", "offline.train", "hatllm", "--data", str(shop), "--store", str(tmp_path / name)]
+        for name in ("killed", "whole")
+    }
+    arguments = [*run_of["killed"], *options]
+    process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not _has_checkpoint(tmp_path / "killed", stage="hatllm"):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
+
+    resumed, uninterrupted = run(*arguments), run(*run_of["whole"], *options)
+
+    assert "going on from checkpoint-" in resumed.stderr
+    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
+    assert str(last_line(resumed)["model_id"]).startswith("hatllm-")
+
+
+# where a part of the model is not trained, processes must not wait for its gradient
+@pytest.mark.parametrize("objective", ["both", "generate"])
+def test_two_processes_train_one_hatllm(objective: str, shop: Path, tmp_path: Path) -> None:
+    options = ["--data", str(shop), "--store", str(tmp_path / "store"), "--preset", "tiny", "--epochs", "1"]
+    finished = run(
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "offline.train", "hatllm", *options, "--device", "cpu", "--precision", "float32"),
+        *("--objective", objective, "--validation-cases", "60"),
+    )
+    model_id = last_line(finished)["model_id"]
+    assert [path.name for path in (tmp_path / "store/models").iterdir()] == [model_id]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--in-band", "3", "--cr-band", "3"), "deeper than the model"),
+        (("--band-order", "in,or"), "--band-order is in,or"),
+        (("--objective", "generate", "--item-end", "title"), "--item-end title"),
+        (("--item-tower", "nothing"), "expected an id of the store"),
+    ],
+)
+def test_bad_input_of_a_hatllm_ends_with_one_line(
+    options: tuple[str, ...], message: str, shop: Path, tmp_path: Path
+) -> None:
+    arguments = ["hatllm", "--data", str(shop), "--store", str(tmp_path / "store"), "--preset", "tiny", *options]
+    finished = run(sys.executable, "-m", "offline.train", *arguments)
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1].startswith("error: ")
+    assert message in finished.stderr.splitlines()[-1]

@@ -4,8 +4,8 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from offline.training.callbacks import CollapseAlarm, TimeLimit
-from offline.training.trainer import TaskArguments
 from offline.training.losses import TrainingCollapsed
+from offline.training.trainer import TaskArguments
 
 
 def arguments(tmp_path: Path, *, max_minutes: float | None = None) -> TaskArguments:

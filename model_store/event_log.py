@@ -1,0 +1,158 @@
+"""What the event log looks like: the service writes it, ``offline.export_events`` reads it.
+
+The log is one Redis Stream per shard, and a shard is a hash slot of a Redis Cluster: everything that is kept of one
+user or session, their part of the log included, lives in it, so that one script changes all of it or nothing. The
+64 slots are spread evenly, so that up to 64 masters share them about equally. An entry is one of
+
+====================  =================================================================================
+``u`` ``t`` ``p``     an event of a user: their id, seconds since 1970, the payload
+``s`` ``t`` ``p``     an event of a session, the same
+``m`` ``u``           a merge: what this session did, a user had done
+``x``                 an erasure: nothing that this owner (a hash) did before may be used any more
+====================  =================================================================================
+"""
+
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import orjson
+
+NUM_SHARDS = 64
+_SLOTS = 16_384
+_SLOTS_PER_SHARD = _SLOTS // NUM_SHARDS
+_USER, _SESSION = "u", "s"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose events they are. A user and a session of the same id are two.
+
+    Attributes:
+        id: Of the user or the session.
+        is_session: Which of both.
+    """
+
+    id: str
+    is_session: bool = False
+
+    @property
+    def field(self) -> str:
+        """The name of the field that holds the id in an entry of the log."""
+        return _SESSION if self.is_session else _USER
+
+    @property
+    def hash(self) -> str:
+        """32 hexadecimal digits that name the owner to nobody who does not know the id."""
+        return hashlib.sha256(f"{self.field}\x00{self.id}".encode()).hexdigest()[:32]
+
+    @property
+    def shard(self) -> int:
+        """Where everything of the owner lives: 0 to ``NUM_SHARDS - 1``."""
+        return int(self.hash[:8], 16) % NUM_SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """One accepted event.
+
+    Attributes:
+        owner: Whose it is.
+        item_id: What they interacted with.
+        timestamp: Seconds since 1970, as reported.
+        type: What happened.
+        event_id: Names the event among those of its owner.
+        recommendation_id: The answer that led to it, if any.
+        properties: As reported.
+    """
+
+    owner: Owner
+    item_id: str
+    timestamp: int
+    type: str
+    event_id: str
+    recommendation_id: str | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedMerge:
+    """What a session did until now is a user's."""
+
+    session_id: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedErasure:
+    """Nothing that the owner of this hash did until now may be used any more."""
+
+    owner_hash: str
+
+
+def stream_key(shard: int) -> str:
+    """The Redis key of a shard's part of the log."""
+    return shard_key(shard, "log")
+
+
+def trimmed_key(shard: int) -> str:
+    """The Redis key of the position up to which a shard's part of the log was trimmed."""
+    return shard_key(shard, "log_trimmed")
+
+
+def shard_key(shard: int, name: str) -> str:
+    """A Redis key in a shard's hash slot."""
+    return f"hatstand:{{{_tags()[shard]}}}:{name}"
+
+
+def pack_event(
+    item_id: str, kind: str, event_id: str, recommendation_id: str | None, properties: Mapping[str, Any]
+) -> bytes:
+    """The payload of an event: what there is beside owner and timestamp. Defaults at its end are left out."""
+    row = [item_id, kind, event_id, recommendation_id, dict(properties)]
+    while row[-1] in (None, {}):
+        row.pop()
+    return orjson.dumps(row)
+
+
+def unpack_event(owner: Owner, timestamp: int, payload: bytes) -> LoggedEvent:
+    """Undoes ``pack_event``."""
+    item_id, kind, event_id, *rest = orjson.loads(payload)
+    recommendation_id = rest[0] if rest else None
+    return LoggedEvent(owner, item_id, timestamp, kind, event_id, recommendation_id, rest[1] if len(rest) > 1 else {})
+
+
+def read_entry(fields: Mapping[bytes, bytes]) -> LoggedEvent | LoggedMerge | LoggedErasure:
+    """Reads one entry of the log.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if b"p" in fields and (b"u" in fields or b"s" in fields):
+        is_session = b"s" in fields
+        owner = Owner(fields[b"s" if is_session else b"u"].decode(), is_session)
+        return unpack_event(owner, int(fields[b"t"]), fields[b"p"])
+    if b"m" in fields:
+        return LoggedMerge(fields[b"m"].decode(), fields[b"u"].decode())
+    if b"x" in fields:
+        return LoggedErasure(fields[b"x"].decode())
+    raise ValueError(f"an entry with the fields {sorted(fields)}")
+
+
+@cache
+def _tags() -> tuple[str, ...]:
+    """Per shard a hash tag whose slot lies in the shard's part of all slots; plain numbers would crowd in a few."""
+    return tuple(_tag(shard) for shard in range(NUM_SHARDS))
+
+
+def _tag(shard: int) -> str:
+    salt = 0
+    while True:
+        tag = f"shard{shard}.{salt}"
+        # Redis Cluster's CRC16 is the XMODEM one
+        if binascii.crc_hqx(tag.encode(), 0) % _SLOTS // _SLOTS_PER_SHARD == shard:
+            return tag
+        salt += 1
