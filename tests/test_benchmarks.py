@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_hatllm_benchmark_prints_its_figures_and_finds_no_difference() -> None:
-    shape = "--items 6 --tokens-per-item 4 --layers 4 --in-band 1 --cr-band .5 --width 32 --heads 2 --users 3 --rounds 1"
-    command = [sys.executable, "-m", "benchmarks.hatllm", *shape.split(), "--json"]
+    shape = "--items 6 --tokens-per-item 4 --layers 4 --in-band 1 --cr-band .5 --width 32 --heads 2 --users 3"
+    command = [sys.executable, "-m", "benchmarks.hatllm", *shape.split(), "--rounds", "1", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])
     for workload in (figures, figures["batch"]):
