@@ -14,9 +14,8 @@ from model_store.hatllm_files import load_hatllm
 from model_store.histories import History, ItemEmbeddings, cut_history
 from model_store.item_states import ItemTokens
 from model_store.item_text import TokenBatch
-from model_store.kept_answers import KeptAnswers
-from model_store.owner_cache import OwnerCache
 from model_store.ragged_forward import AttentionWeights, NewItems, extend, new_state
+from model_store.state_cache import StateCache
 from model_store.user_state import UserState
 
 # Token rows of one forward pass; more histories are run one pass after the other.
@@ -49,8 +48,7 @@ class HatLLMUserEncoder:
         self._tokens: ItemTokens = bundle.item_tokens
         self._item_states = bundle.item_states
         self._device, self._dtype = device, dtype
-        self._kept: OwnerCache[UserState] = OwnerCache(state_bytes)
-        self._answers = KeptAnswers()
+        self._kept = StateCache(state_bytes)
 
     @property
     def max_history_length(self) -> int:
@@ -65,7 +63,7 @@ class HatLLMUserEncoder:
     @property
     def kept_bytes(self) -> int:
         """Of the states of users."""
-        return self._kept.num_bytes + self._answers.num_bytes
+        return self._kept.num_bytes
 
     def window(self, num_items: int) -> int:
         """How many of the latest items of a history are read: up to M, re-based to about half of it."""
@@ -73,12 +71,7 @@ class HatLLMUserEncoder:
 
     def forget(self, owner: str) -> bool:
         """Drops what is kept of a user."""
-        had_answer = self._answers.forget(owner)
-        return self._kept.forget(owner) or had_answer
-
-    def peek(self, history: History) -> np.ndarray | None:
-        """The embedding of a history that has not changed since it was last encoded; None: encode it."""
-        return self._answers.peek(cut_history(history, self.window(len(history.item_indices))))
+        return self._kept.forget(owner)
 
     @torch.no_grad()
     def encode(self, histories: Sequence[History]) -> np.ndarray:
@@ -92,12 +85,10 @@ class HatLLMUserEncoder:
         """
         cut = [cut_history(history, self.window(len(history.item_indices))) for history in histories]
         users = np.empty((len(cut), self.embedding_dim), dtype=np.float32)
-        since = self._answers.now()
         for rows in self._passes(cut):
             chosen = [cut[row] for row in rows]
             raw = self._fast(chosen) if self.model.runs_fast else self._dense(chosen)
             users[rows] = torch.nn.functional.normalize(raw.float(), dim=-1).cpu().numpy()
-        self._answers.put(cut, users, since=since)
         return users
 
     @torch.no_grad()

@@ -13,7 +13,6 @@ from model_store import hatllm_config
 from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.histories import History, ItemEmbeddings, cut_history
 from model_store.hllm_files import load_hllm
-from model_store.kept_answers import KeptAnswers
 from model_store.model import read_kind
 
 # History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
@@ -50,13 +49,6 @@ class UserEncoder(Protocol):
         """(B, D) float32 unit-norm, in the order of ``histories``; InvalidInput for an empty history."""
         ...
 
-    def peek(self, history: History) -> np.ndarray | None:
-        """(D,) of a history that has not changed since its owner's last one was encoded; None: encode it.
-
-        Costs no model pass, and is safe beside a running :meth:`encode`.
-        """
-        ...
-
     def explain(self, history: History) -> np.ndarray:
         """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
         ...
@@ -91,7 +83,7 @@ def make_user_encoder(
 
 
 class HLLMUserEncoder:
-    """Runs the User LLM over stored item embeddings. Threads may share it.
+    """Runs the User LLM over stored item embeddings. Keeps nothing between calls, so threads may share it.
 
     Args:
         bundle: Holds the embeddings and names the model.
@@ -103,7 +95,6 @@ class HLLMUserEncoder:
         self._bundle = bundle
         self._device = device
         self._dtype = dtype
-        self._answers = KeptAnswers()
         self._model = load_hllm(bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True)
 
     @property
@@ -118,20 +109,16 @@ class HLLMUserEncoder:
 
     @property
     def kept_bytes(self) -> int:
-        """Of the latest answers."""
-        return self._answers.num_bytes
-
-    def peek(self, history: History) -> np.ndarray | None:
-        """The embedding of a history that has not changed since it was last encoded; None: encode it."""
-        return self._answers.peek(cut_history(history, self.window(len(history.item_indices))))
+        """None: nothing is kept of users."""
+        return 0
 
     def window(self, num_items: int) -> int:
         """The latest L."""
         return min(num_items, self.max_history_length)
 
-    def forget(self, owner: str) -> bool:
-        """Drops a user's last answer."""
-        return self._answers.forget(owner)
+    def forget(self, owner: str) -> bool:  # noqa: ARG002
+        """Nothing is kept of users."""
+        return False
 
     def explain(self, history: History) -> np.ndarray:
         """How like the user embedding each item is: softmax of their cosines, at the model's temperature.
@@ -158,10 +145,8 @@ class HLLMUserEncoder:
         """
         cut = [cut_history(history, self.window(len(history.item_indices))) for history in histories]
         result = np.empty((len(cut), self.embedding_dim), dtype=np.float32)
-        since = self._answers.now()
         for rows in _passes([len(history.item_indices) for history in cut]):
             result[rows] = self._encode_padded([cut[row] for row in rows])
-        self._answers.put(cut, result, since=since)
         return result
 
     def _encode_padded(self, histories: Sequence[History]) -> np.ndarray:

@@ -14,7 +14,7 @@ from model_store.errors import ArtifactIncompatible, InvalidInput
 from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.hatllm import HatLLM
 from model_store.histories import History
-from model_store.owner_cache import OwnerCache
+from model_store.state_cache import StateCache
 from model_store.user_encoder import make_user_encoder
 from model_store.user_state import UserState
 from tests.model_store.hat_models import TITLES, HatItems, make_hatllm, make_items, title_tokens
@@ -72,19 +72,6 @@ def test_more_histories_than_one_pass_holds_are_run_in_several(
     monkeypatch.setattr("model_store.hat_user_encoder._ROWS_PER_PASS", 50)
     split = make_encoder(items).encode([history(1 + n % N, 1 + n // N) for n in range(60)])
     np.testing.assert_allclose(split, whole, atol=TOLERANCE)
-
-
-def test_an_unchanged_history_is_answered_without_the_model(items: HatItems) -> None:
-    encoder = make_encoder(items)
-    assert encoder.peek(history(1, 2, owner="u")) is None
-    answer = encoder.encode([history(1, 2, owner="u"), history(3, 4)])
-    np.testing.assert_array_equal(encoder.peek(history(1, 2, owner="u")), answer[0])
-    for other in (history(1, 3, owner="u"), history(1, 2, 2, owner="u"), history(1, 2, owner="v"), history(3, 4)):
-        assert encoder.peek(other) is None
-    later = History(np.array([1, 2]), np.array([0, 5]), "u")
-    assert encoder.peek(later) is None  # a model may read the time
-    assert encoder.forget("u")
-    assert encoder.peek(history(1, 2, owner="u")) is None
 
 
 def test_a_kept_state_is_used(items: HatItems, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +143,14 @@ def test_what_cannot_be_encoded_is_refused(model: HatLLM, items: HatItems) -> No
 def test_the_cache_is_bounded_and_forgets_what_is_being_worked_on(model: HatLLM, items: HatItems) -> None:
     encoder = make_encoder(items)
     encoder.encode([history(1, 2, 3, owner="u")])
-    size = encoder._kept.num_bytes
+    size = encoder.kept_bytes
     small = make_encoder(items, state_bytes=int(size * 2.5))
     for user in range(10):
         small.encode([history(1, 2, 3, owner=str(user))])
-        assert small._kept.num_bytes <= size * 2.5
-    assert [small._kept.forget(str(user)) for user in range(10)] == [False] * 8 + [True] * 2
+        assert small.kept_bytes <= size * 2.5
+    assert [small.forget(str(user)) for user in range(10)] == [False] * 8 + [True] * 2
 
-    cache: OwnerCache[UserState] = OwnerCache(10**8)
+    cache = StateCache(10**8)
     since = cache.now()
     with encoder.state_of(history(1, 2, 3)) as state:
         assert not cache.forget("u")  # while the user's state is out
@@ -219,13 +206,6 @@ class Histories(RuleBasedStateMachine):
             own = self.users[user]
             expected = dense_answer(model, own, self.encoder.window(len(own)))
             np.testing.assert_allclose(answer, expected, atol=TOLERANCE)
-
-    @rule(user=st.integers(0, 3))
-    def peek(self, user: int) -> None:
-        own = self.users[f"u{user}"]
-        if own and (known := self.encoder.peek(history(*own, owner=f"u{user}"))) is not None:
-            expected = dense_answer(self.models[self.current][0], own, self.encoder.window(len(own)))
-            np.testing.assert_allclose(known, expected, atol=TOLERANCE)
 
     @rule(user=st.integers(0, 3))
     def explain(self, user: int) -> None:

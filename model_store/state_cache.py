@@ -1,36 +1,25 @@
-"""Keeps something of each of the latest users within a bound of memory; safe to use from several threads."""
+"""Keeps the states of the latest users within a bound of memory; safe to use from several threads."""
 
 from collections import OrderedDict
 from threading import Lock
-from typing import Generic, Protocol, TypeVar
+
+from model_store.user_state import UserState
 
 _MAX_FORGOTTEN = 10_000
 
 
-class Kept(Protocol):
-    """What can be kept of a user."""
+class StateCache:
+    """The most recently used states, by owner.
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory taken."""
-        ...
-
-
-K = TypeVar("K", bound=Kept)
-
-
-class OwnerCache(Generic[K]):
-    """The most recently used entries, by owner.
-
-    An entry that changes is *taken* to be worked on and *put* back, so that nobody else works on it meanwhile.
+    A state is *taken* to be worked on and *put* back, so that nobody else works on it meanwhile.
 
     Args:
-        max_bytes: Of all entries together; 0 keeps none.
+        max_bytes: Of all states together; 0 keeps none.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, K] = OrderedDict()
+        self._states: OrderedDict[str, UserState] = OrderedDict()
         self._num_bytes = 0
         self._lock = Lock()
         self._clock = 0
@@ -38,34 +27,27 @@ class OwnerCache(Generic[K]):
 
     @property
     def num_bytes(self) -> int:
-        """Of the entries that are kept now."""
+        """Of the states that are kept now."""
         return self._num_bytes
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._states)
 
     def now(self) -> int:
         """To be handed to :meth:`put`, so that work begun before :meth:`forget` does not bring a user back."""
         with self._lock:
             return self._clock
 
-    def get(self, owner: str) -> K | None:
-        """Looks at a user's entry, if there is one and nobody is working on it."""
-        with self._lock:
-            if owner in self._kept:
-                self._kept.move_to_end(owner)
-            return self._kept.get(owner)
-
-    def take(self, owner: str) -> K | None:
-        """Takes a user's entry out, if there is one."""
+    def take(self, owner: str) -> UserState | None:
+        """Takes a user's state out, if there is one."""
         with self._lock:
             return self._pop(owner)
 
-    def put(self, owner: str, state: K, *, since: int) -> None:
-        """Keeps an entry, and drops the oldest ones beyond the bound.
+    def put(self, owner: str, state: UserState, *, since: int) -> None:
+        """Keeps a state, and drops the oldest ones beyond the bound.
 
         Args:
-            owner: Whose; an older entry of the same user is replaced.
+            owner: Whose; an older state of the same user is replaced.
             state: May be too large to be kept, and then is not.
             since: From :meth:`now`, before the work began.
         """
@@ -73,13 +55,13 @@ class OwnerCache(Generic[K]):
             self._pop(owner)
             if self._forgotten.get(owner, -1) >= since or state.num_bytes > self._max_bytes:
                 return
-            self._kept[owner] = state
+            self._states[owner] = state
             self._num_bytes += state.num_bytes
             while self._num_bytes > self._max_bytes:
-                self._pop(next(iter(self._kept)))
+                self._pop(next(iter(self._states)))
 
     def forget(self, owner: str) -> bool:
-        """Drops a user's entry, and whatever is being worked on now.
+        """Drops a user's state, and whatever is being worked on now.
 
         Returns:
             Whether there was one.
@@ -92,8 +74,8 @@ class OwnerCache(Generic[K]):
                 self._forgotten.popitem(last=False)
             return self._pop(owner) is not None
 
-    def _pop(self, owner: str) -> K | None:
-        state = self._kept.pop(owner, None)
+    def _pop(self, owner: str) -> UserState | None:
+        state = self._states.pop(owner, None)
         if state is not None:
             self._num_bytes -= state.num_bytes
         return state
