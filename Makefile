@@ -9,7 +9,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test lint types format check unit slow clean
+.PHONY: help install serve demo test lint types format check unit slow openapi clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,7 +30,7 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 
 install: $(VENV)/.installed-dev  ## Make .venv with everything: service, jobs, tests, benchmarks
 
-demo: $(VENV)/.installed  ## Build the demo shop, its model and its index, unless the store has a live bundle
+demo: $(VENV)/.installed  ## Build the demo shop, its models and their indexes, unless the store has a live bundle
 	$(BIN)/python -m offline.demo --store $(STORE)
 
 serve: demo  ## From nothing to the first recommendation: demo if the store is empty, then the service
@@ -56,6 +56,9 @@ slow: $(VENV)/.installed-dev  ## The long tests too
 test: lint types unit  ## Lint, types and all tests that need no accelerator
 
 check: test  ## The same as test: what CI runs
+
+openapi: $(VENV)/.installed-dev  ## Rewrite docs/openapi.json
+	$(BIN)/python -m service.openapi > docs/openapi.json
 
 clean:  ## Remove caches (not the store, not .venv)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

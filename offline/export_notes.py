@@ -53,7 +53,8 @@ class Notes:
             return None
         for merged_at, user in self._merged.get(session_id, ()):
             if merged_at > position:
-                return None if self._is_erased(Owner(user), position) else user
+                # Only what was the user's by then was erased with them.
+                return None if self._is_erased(Owner(user), merged_at) else user
         return session_user(session_id)
 
     def _is_erased(self, owner: Owner, position: Position) -> bool:

@@ -213,7 +213,7 @@ def hatllm(
     negatives: Annotated[
         str | None, typer.Option(help="A number, or all (with an HLLM's items).", rich_help_panel=LOSS)
     ] = None,
-    false_negative_cosine: common.FalseNegativeCosine = 0.99,
+    false_negative_cosine: common.FalseNegativeCosine = 1.0,
     epochs: common.Epochs = None,
     batch_size: common.BatchSize = None,
     learning_rate: common.LearningRate = None,

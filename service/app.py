@@ -3,17 +3,35 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
+from service import openapi
 from service.auth import Authenticator
 from service.metrics import Metrics
-from service.routes import events, items, operations, problems, recommend, users
-from service.routes.middleware import RequestMiddleware
+from service.routes import catalogue_admin, console, decisions, events, items, operations, problems, recommend, users
+from service.routes.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
 from service.running import run_service
 from service.settings import Settings
 
-_ROUTERS = (recommend.router, events.router, items.router, users.router, operations.router, operations.admin)
+_ROUTERS = (
+    recommend.router,
+    decisions.router,
+    events.router,
+    items.router,
+    users.router,
+    operations.router,
+    operations.admin,
+    catalogue_admin.router,
+)
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document, with what FastAPI cannot know."""
+        return openapi.complete(super().openapi())
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,17 +52,35 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.service = service
             yield
 
-    app = FastAPI(
+    app = _App(
         title="Hatstand",
         version=version("hatstand"),
         description="Recommendations from hierarchical language models.",
         lifespan=lifespan,
     )
     app.state.metrics = metrics
-    app.state.authenticator = Authenticator(settings.api_keys)
-    app.add_middleware(RequestMiddleware, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.state.authenticator = Authenticator(settings, metrics)
+    limits = RequestLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_json_depth=settings.max_json_depth,
+        body_timeout_seconds=settings.body_timeout_seconds,
+        max_in_flight=settings.max_in_flight,
+        origins=frozenset(settings.cors_origins),
+        logs_all=settings.log_requests,
+    )
+    app.add_middleware(RequestMiddleware, metrics=metrics, limits=limits)
+    if settings.cors_origins:
+        # Outermost, so that a browser may read refusals, too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID_HEADER, "traceparent"],
+            expose_headers=[REQUEST_ID_HEADER, "retry-after", "ratelimit", "ratelimit-policy"],
+        )
     problems.install(app)
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    console.install(app, settings)
     return app

@@ -5,16 +5,21 @@
     ServiceError
     ├── InvalidRequest          422  the caller's request cannot be understood
     ├── Unauthorized            401  no key, or an unknown one
-    ├── Forbidden               403  the key lacks the scope
+    ├── Forbidden               403  the key lacks the scope, or another site's page sent the request
     ├── NotFound                404  the item is not in the catalogue
+    ├── Gone                    410  the list that a cursor belongs to is no longer kept
     ├── UnsupportedMediaType    415  the body is not application/json
     ├── BundleRefused           409  the published bundle cannot be served; the old one goes on
-    ├── Overloaded              429  the queue is full; carries retry_after_seconds
+    ├── TooManyHidden           409  no more items may be hidden
+    ├── Overloaded              429  the queue is full, or too long for the deadline; carries retry_after_seconds
+    ├── RateLimited             429  the caller asked more often than allowed; carries retry_after_seconds
     ├── NotReady                503  no bundle is loaded yet, or the service is ending
+    ├── ModelUnavailable        503  the model's thread is stuck or has died
     ├── HistoryUnavailable      503  the history store does not answer
     └── DeadlineExceeded        504  the answer was not there in time
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -24,17 +29,30 @@ class ServiceError(Exception):
     Args:
         detail: What was wrong, the value, and what was expected, for the caller to read.
         code: A stable word for programs, where the class' own is too coarse.
+        retry_after_seconds: When to ask again, where that was computed; the class' own otherwise.
+        headers: Further ones of the answer.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     default_code: ClassVar[str] = "internal_error"
-    retry_after_seconds: ClassVar[int | None] = None
+    default_retry_after_seconds: ClassVar[int | None] = None
 
-    def __init__(self, detail: str, *, code: str | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.default_code
+        self.retry_after_seconds = (
+            self.default_retry_after_seconds if retry_after_seconds is None else retry_after_seconds
+        )
+        self.headers = dict(headers or {})
 
 
 class InvalidRequest(ServiceError):
@@ -69,6 +87,14 @@ class NotFound(ServiceError):
     default_code = "not_found"
 
 
+class Gone(ServiceError):
+    """The list that a cursor belongs to is no longer kept, or is of a bundle that is no longer live."""
+
+    status = 410
+    title = "Gone"
+    default_code = "cursor_expired"
+
+
 class UnsupportedMediaType(ServiceError):
     """The body is not JSON."""
 
@@ -85,13 +111,30 @@ class BundleRefused(ServiceError):
     default_code = "bundle_refused"
 
 
+class TooManyHidden(ServiceError):
+    """As many items are hidden as may be."""
+
+    status = 409
+    title = "Too many hidden items"
+    default_code = "too_many_hidden"
+
+
 class Overloaded(ServiceError):
-    """Too many requests are waiting."""
+    """Too many requests are waiting, for the queue or for this one's deadline."""
 
     status = 429
     title = "Overloaded"
     default_code = "overloaded"
-    retry_after_seconds = 1
+    default_retry_after_seconds = 1
+
+
+class RateLimited(ServiceError):
+    """The caller asked more often than its key, or its address, may."""
+
+    status = 429
+    title = "Too many requests"
+    default_code = "rate_limited"
+    default_retry_after_seconds = 1
 
 
 class NotReady(ServiceError):
@@ -100,7 +143,16 @@ class NotReady(ServiceError):
     status = 503
     title = "Not ready"
     default_code = "not_ready"
-    retry_after_seconds = 5
+    default_retry_after_seconds = 5
+
+
+class ModelUnavailable(ServiceError):
+    """The model's thread is stuck in a forward pass, or has died and is being started again."""
+
+    status = 503
+    title = "Model unavailable"
+    default_code = "model_unavailable"
+    default_retry_after_seconds = 2
 
 
 class HistoryUnavailable(ServiceError):
@@ -109,7 +161,7 @@ class HistoryUnavailable(ServiceError):
     status = 503
     title = "History store unavailable"
     default_code = "history_unavailable"
-    retry_after_seconds = 2
+    default_retry_after_seconds = 2
 
 
 class DeadlineExceeded(ServiceError):

@@ -17,6 +17,7 @@ PREFIX = "HATSTAND_"
 # Read by the tests, never by the service.
 _TEST_PREFIX = "HATSTAND_TEST_"
 EMBEDDED = "embedded"
+MIN_DECISION_MB = 4
 _REDIS_SCHEMES = {"redis", "rediss", "unix"}
 
 Scope = Literal["recommend", "events", "admin"]
@@ -29,6 +30,7 @@ class ApiKey(BaseModel):
         name: Who holds it, for the log.
         sha256: Hexadecimal SHA-256 of the key.
         scopes: What it may be used for.
+        requests_per_minute: How often; what the settings say by default, 0 = no limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +38,7 @@ class ApiKey(BaseModel):
     name: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     scopes: frozenset[Scope]
+    requests_per_minute: Annotated[int | None, Field(ge=0, le=10_000_000)] = None
 
 
 class Settings(BaseSettings):
@@ -44,6 +47,22 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_file=None)
 
     store: Annotated[str, Field(description="Model store: a folder, or an s3:// or gs:// url")] = ".hatstand/store"
+    store_poll_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="Looks this often for another live bundle, a quarter more or less; 0 = only when asked",
+        ),
+    ] = 5.0
+    memory_reserve_mb: Annotated[
+        int,
+        Field(
+            ge=-1,
+            le=1_048_576,
+            description="MiB that must stay free beside a new bundle, or it is refused; -1 = nobody looks",
+        ),
+    ] = 256
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="Port to listen on")] = 8_000
     allow_anonymous: Annotated[bool, Field(description="Serve without API keys on other addresses than loopback")] = (
@@ -54,9 +73,51 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description='JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
     ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description='JSON list of origins whose pages may call the API, such as "https://shop.example"'),
+    ] = ()
+    trusted_proxies: Annotated[
+        str,
+        Field(description="Addresses or networks, with commas, whose X-Forwarded-For is believed; empty = nobody's"),
+    ] = ""
+    rate_limit_per_minute: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description="Requests that a key may send, unless it has its own requests_per_minute; 0 = no limit",
+        ),
+    ] = 0
+    rate_limit_anonymous_per_minute: Annotated[
+        int, Field(ge=0, le=10_000_000, description="Requests that an address may send without a key; 0 = no limit")
+    ] = 0
+    rate_limit_burst: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Requests that may come at once within these limits; 0 = a sixth of a minute's",
+        ),
+    ] = 0
+    auth_failures_per_minute: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Wrong keys that an address may send; further ones are answered 429")
+    ] = 30
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="How much the service logs")
     ] = "INFO"
+    log_format: Annotated[Literal["text", "json"], Field(description="Lines to read, or one JSON object per line")] = (
+        "text"
+    )
+    log_requests: Annotated[
+        bool,
+        Field(description="Log every request: route, status, time, request id; failed ones are logged anyway"),
+    ] = False
+    console: Annotated[
+        bool | None,
+        Field(description="Serve the console at /; empty = where only this machine can reach the service"),
+    ] = None
 
     redis_url: Annotated[
         str, Field(repr=False, description='"embedded", or redis://, rediss:// or unix:// of a server')
@@ -66,6 +127,9 @@ class Settings(BaseSettings):
         ".hatstand/redis"
     )
     redis_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For one call, retries included")] = 2.0
+    redis_required: Annotated[
+        bool, Field(description="Not ready (/readyz 503) without Redis; otherwise degraded, and answered by fallbacks")
+    ] = False
 
     history_max_events: Annotated[
         int, Field(ge=1, le=10_000, description="Newest events kept per user; the oldest are dropped a tenth at a time")
@@ -74,6 +138,31 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=100_000, description="Newest event ids recognised as duplicates, per user")
     ] = 2_000
     history_ttl_days: Annotated[int, Field(ge=1, le=3_650, description="A silent user is forgotten after")] = 90
+    session_ttl_hours: Annotated[
+        int, Field(ge=1, le=87_600, description="A silent session is forgotten after, unless it was merged into a user")
+    ] = 24
+    event_log_max_events: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000_000,
+            description="Events that may wait for offline.export_events; further ones are refused: 503. 0 = no log",
+        ),
+    ] = 1_000_000
+    counted_event_types: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        NoDecode,
+        Field(max_length=32, description="JSON list of event types that metrics tell apart; all others count as other"),
+    ] = ("view", "click", "add_to_cart", "purchase")
+    decision_max_mb: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_048_576,
+            description="MiB of Redis for decision records, of which the oldest go first; 0 = none are kept",
+        ),
+    ] = 64
+    decision_ttl_hours: Annotated[int, Field(ge=1, le=8_760, description="A decision record is kept for")] = 168
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs")] = "cpu"
     torch_threads: Annotated[int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = all cores")] = 0
@@ -89,14 +178,116 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description='JSON {"name", "arms": {kind: weight}}: splits users between kinds of models; empty = off'),
     ] = None
+    scenarios: Annotated[Path | None, Field(description="YAML file of scenarios; empty = none")] = None
+    seen_types: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        NoDecode,
+        Field(
+            max_length=64,
+            description="JSON list: types of events that count as seen when a request does not say; [] = all",
+        ),
+    ] = ()
+    seen_max_age_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=4_102_444_800,
+            description="What is older does not count as seen when a request does not say; 0 = whatever its age",
+        ),
+    ] = 0
+    pages_ttl_seconds: Annotated[
+        int, Field(ge=1, le=86_400, description="The list of a paginated answer is kept for")
+    ] = 600
     batch_max_users: Annotated[int, Field(ge=1, le=1_024, description="Users in one forward pass")] = 32
     batch_max_wait_ms: Annotated[float, Field(ge=0, le=1_000, description="How long the first of a batch waits")] = 1.0
     queue_max_users: Annotated[int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")] = 256
     request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = 10_000
+    model_stuck_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=600,
+            description="One forward pass that takes longer is stuck: /readyz 503, requests are refused or fall back",
+        ),
+    ] = 1.5
+    model_hung_seconds: Annotated[
+        float, Field(ge=0, le=86_400, description="Stuck so long, only a restart helps: /livez 503; 0 = never")
+    ] = 60.0
+    max_in_flight: Annotated[
+        int, Field(ge=1, le=100_000, description="Requests being answered at once; beyond this 429")
+    ] = 512
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Open connections; beyond this they are closed with 503")
+    ] = 2_000
+    fallback: Annotated[
+        Literal["on", "off"],
+        Field(
+            description="Answer by the next best step what model or Redis cannot, or not in time; off: 429, 503, 504"
+        ),
+    ] = "on"
+    last_known_mb: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_048_576,
+            description="MiB for last embeddings and histories of users, used when the model or Redis cannot answer",
+        ),
+    ] = 64
+    last_known_max_age_seconds: Annotated[
+        int, Field(ge=1, le=31_536_000, description="Older ones are dropped, and not used")
+    ] = 86_400
+    segment_attribute: Annotated[
+        str,
+        Field(max_length=256, description="Whose popular items a fallback shows; empty = a category-like attribute"),
+    ] = ""
     max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused: 413")] = 1 << 20
+    max_json_depth: Annotated[int, Field(ge=2, le=200, description="Deeper nested bodies are refused: 400")] = 32
+    max_headers: Annotated[
+        int, Field(ge=10, le=10_000, description="Header lines of a request; more are refused: 431")
+    ] = 100
+    max_header_bytes: Annotated[
+        int, Field(ge=1_024, le=1_048_576, description="Path and header lines together; more are refused: 431")
+    ] = 16_384
+    header_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="The header lines of a request must be there by then: 408")
+    ] = 10.0
+    body_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="The body of a request must be there by then: 408")
+    ] = 10.0
+    keep_alive_seconds: Annotated[
+        int,
+        Field(ge=1, le=3_600, description="An idle connection is closed after; longer than the proxy's in front of it"),
+    ] = 75
     shutdown_seconds: Annotated[int, Field(ge=0, le=600, description="Requests in flight may take this to end")] = 20
+    shutdown_delay_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=600,
+            description="Accepts this long after SIGTERM with /readyz at 503, so that load balancers notice first",
+        ),
+    ] = 0
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin!r} is no origin; expected such as https://shop.example, or *")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            if part != "*":
+                ipaddress.ip_network(part, strict=False)
+        return value
+
+    @field_validator("api_keys", "cors_origins", "seen_types", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         # Decoded here, so that what is no JSON is refused like any other wrong value.
@@ -108,6 +299,11 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return json.loads(value) if value.strip() else None
+
+    @field_validator("console", "scenarios", mode="before")
+    @classmethod
+    def _or_unset(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("redis_url")
     @classmethod
@@ -125,6 +321,11 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def has_console(self) -> bool:
+        """Whether the console is served."""
+        return self.is_loopback if self.console is None else self.console
 
     def check_access(self) -> None:
         """Refuses to serve strangers by accident.

@@ -16,7 +16,7 @@ FORBIDDEN = {
 # library -> the paths that may import it
 HOMES = {
     "faiss": ("model_store/index/",),
-    "redis": ("service/sessions/",),
+    "redis": ("service/sessions/", "offline/event_stream.py"),
     "fastapi": ("service/app.py", "service/errors.py", "service/dependencies.py", "service/routes/", "service/auth.py"),
     "starlette": ("service/app.py", "service/errors.py", "service/routes/", "service/metrics.py", "service/auth.py"),
     "peft": ("model_store/", "offline/training/"),

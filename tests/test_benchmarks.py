@@ -33,3 +33,14 @@ def test_masks_deeper_than_the_model_are_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("deeper than the model: 3 IN and 3 CR layers, the model has 4")
+
+
+def test_the_filter_benchmark_prints_its_figures_and_every_plan() -> None:
+    command = [sys.executable, "-m", "benchmarks.filters", "--items", "9000", "--width", "8", "--rounds", "3", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    cases = figures["cases"]
+    assert {case["plan"] for case in cases.values()} == {"over_fetch", "exact_scan"}
+    assert cases["filter leaves 50.0%"]["plans_ms"].keys() == {"over_fetch", "selector", "exact_scan"}
+    assert all(case["ratio_to_floor"] > 0 for case in cases.values())
+    assert min(figures["floor_ms"], figures["first_evaluation_ms"]) > 0

@@ -71,4 +71,5 @@ Device = Annotated[DeviceName, typer.Option(rich_help_panel=RUN)]
 def plain(options: dict[str, Any]) -> dict[str, Any]:
     """A command's local variables as settings: enumerations by value, ``text_field`` as ``text_fields``."""
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
-    return {**values, "text_fields": tuple(values.pop("text_field", None) or ())}
+    text_fields = tuple(values.pop("text_field", None) or ())
+    return {**values, "text_fields": text_fields}

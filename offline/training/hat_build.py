@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from model_store.backbone import PRESET_PREFIX, Backbone, load_backbone
 from model_store.catalogue import TITLE, Catalogue
 from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm, resolve_bands
@@ -41,8 +43,21 @@ def build_hat_model(
             ),
         )
     model = build_hatllm(config=config, backbone=backbone, known_item_ids=known_item_ids, item_tower=item_tower)
+    if model.item_head is not None:
+        _start_heads(model.user_head, model.item_head)
     _freeze_unused(model, settings)
     return model
+
+
+def _start_heads(*heads: nn.Linear) -> None:
+    """Query and item embedding start as the state itself, so that what follows is at first what is alike.
+
+    From random heads, whose input has much in common for all items, an optimiser like Adam moves all embeddings in
+    one direction, and they need long to part again, or never do.
+    """
+    for head in heads:
+        nn.init.eye_(head.weight)
+        nn.init.zeros_(head.bias)
 
 
 def _backbone(settings: HatTrainSettings, catalogue: Catalogue, text_fields: Sequence[str]) -> Backbone:

@@ -18,7 +18,6 @@ from offline.store_models import find_model, load_item_model
 from offline.training.hat_build import build_hat_model
 from offline.training.hat_settings import SELF, HatTrainSettings
 from offline.training.hat_tasks import HatGenerateTask, HatRetrieveTask, HatTowerTask, HatWindows
-from offline.training.negatives import NegativeSampler
 from offline.training.run import Run, finish_run, set_attention_dropout, start_run
 from offline.training.tasks import Task
 from offline.training.text_states import item_embeddings
@@ -50,8 +49,8 @@ def train_hatllm(settings: HatTrainSettings) -> ModelManifest:
     model.item_tower = None
     if settings.is_random:
         set_attention_dropout(model.backbone, settings.recipe.attention_dropout)
-    task, collate = _task(model, run, settings, tower_model)
-    run.train_stage("hatllm", task, collate=collate, recipe=settings.recipe)
+    task = _task(model, run, settings, tower_model)
+    run.train_stage("hatllm", task, collate=collate_windows, recipe=settings.recipe)
     tower_directory = None if tower is None else run.store.model_directory(tower.model_id, verify=False)
     return finish_run(
         run,
@@ -78,21 +77,18 @@ def _load_tower(run: Run, manifest: ModelManifest) -> HLLM:
     return tower
 
 
-def _task(model: HatLLM, run: Run, settings: HatTrainSettings, tower: HLLM | None) -> tuple[Task, Any]:
-    """What is trained, and how its batches are collated."""
+def _task(model: HatLLM, run: Run, settings: HatTrainSettings, tower: HLLM | None) -> Task:
     path = run.directory(f"tokens-{PartialState().process_index}") / "token_ids.int32"
     windows = HatWindows(model, tokenize_catalogue(model, run.corpus.catalogue, path=path))
     if not settings.retrieves:
-        return HatGenerateTask(model, windows), collate_windows
+        return HatGenerateTask(model, windows)
     options: dict[str, Any] = {
+        "candidates": run.candidates(settings.recipe),
         "vector_rows": run.vector_rows(model.item_vectors),
         "false_negative_cosine": settings.false_negative_cosine,
         "generate_weight": settings.generate_weight if settings.generates else 0.0,
     }
-    recipe = settings.recipe
     if tower is None:
-        assert recipe.negatives is not None  # the settings refused it
-        return HatRetrieveTask(model, windows, **options), NegativeSampler(run.corpus.known, recipe.negatives)
+        return HatRetrieveTask(model, windows, **options)
     table = item_embeddings(tower, run.corpus.catalogue, directory=run.directory("items"), with_item_vectors=True)
-    candidates = run.candidates(recipe)
-    return HatTowerTask(model, windows, table=table.to(run.device), candidates=candidates, **options), collate_windows
+    return HatTowerTask(model, windows, table=table.to(run.device), **options)

@@ -64,18 +64,22 @@ class HatRetrieveTask(RankingTask):
     Args:
         hat: The model in training.
         windows: Of its catalogue.
+        candidates: What may be a negative; a number of them is drawn.
         vector_rows: See :class:`RankingTask`.
         false_negative_cosine: Likewise.
         generate_weight: Of the loss of generation, 0 = none.
     """
 
     cases_per_batch = 64
+    # encoded anyway, and several times as many as those sampled
+    shares_window_items = True
 
     def __init__(
         self,
         hat: HatLLM,
         windows: HatWindows,
         *,
+        candidates: Candidates,
         vector_rows: torch.Tensor,
         false_negative_cosine: float,
         generate_weight: float = 0.0,
@@ -83,6 +87,7 @@ class HatRetrieveTask(RankingTask):
         super().__init__(vector_rows=vector_rows, false_negative_cosine=false_negative_cosine)
         self.hat = hat
         self.windows = windows
+        self.candidates = candidates
         self.generate_weight = generate_weight
         self.last_generate_loss: torch.Tensor | None = None
 
@@ -90,23 +95,23 @@ class HatRetrieveTask(RankingTask):
         """The loss of a batch of windows.
 
         Args:
-            batch: ``input_ids`` (B, L + 1) int64, right-padded with 0; ``negatives`` (C,) int64.
+            batch: ``input_ids`` (B, L + 1) int64, right-padded with 0.
         """
-        loss = self.retrieve_loss(batch)
+        loss = self.retrieve_loss(batch[ITEMS])
         if self.generate_weight:
             generate_loss = self.hat.next_token_loss(*self.windows.of(batch[ITEMS]))
             self.last_generate_loss = generate_loss.detach()
             loss = loss + self.generate_weight * generate_loss
         return {"loss": loss}
 
-    def retrieve_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """InfoNCE of the next items."""
-        items, negatives = batch[ITEMS], batch["negatives"]
+    def retrieve_loss(self, items: torch.Tensor) -> torch.Tensor:
+        """InfoNCE of the next items of windows (B, L + 1)."""
+        negatives = self.candidates.draw_distinct()
         distinct = torch.unique(torch.cat((items[items > 0], negatives)))
         tokens, places = self.windows.items(distinct), places_among(distinct, inputs_of(items))
         queries, text_part = self.hat.window_queries_and_items(tokens, places)
         embeddings = self.hat.combine(text_part, self.vector_rows[distinct])
-        return self.loss_among_encoded(queries, batch, distinct, embeddings)
+        return self.loss_among_encoded(queries, items, negatives, distinct, embeddings)
 
     def catalogue_embeddings(self) -> torch.Tensor:
         """(N + 1, D) raw; meant for evaluation, without gradient."""
@@ -148,31 +153,19 @@ class HatTowerTask(HatRetrieveTask):
         hat: The model in training, without its item tower.
         windows: Of its catalogue.
         table: (N + 1, D) raw, row = item_index.
-        candidates: What may be a negative.
-        vector_rows: See :class:`RankingTask`.
-        false_negative_cosine: Likewise.
-        generate_weight: See :class:`HatRetrieveTask`.
+        options: See :class:`HatRetrieveTask`.
     """
 
     table: torch.Tensor
 
-    def __init__(
-        self,
-        hat: HatLLM,
-        windows: HatWindows,
-        *,
-        table: torch.Tensor,
-        candidates: Candidates,
-        **options: Any,
-    ) -> None:
+    def __init__(self, hat: HatLLM, windows: HatWindows, *, table: torch.Tensor, **options: Any) -> None:
         super().__init__(hat, windows, **options)
-        self.candidates = candidates
         self.register_buffer("table", table, persistent=False)
 
-    def retrieve_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """InfoNCE of the next items among stored ones."""
-        queries = self.hat.window_queries(*self.windows.of(inputs_of(batch[ITEMS])))
-        return self.loss_among_stored(queries, batch, self.table, self.candidates)
+    def retrieve_loss(self, items: torch.Tensor) -> torch.Tensor:
+        """InfoNCE of the next items of windows (B, L + 1), among stored ones."""
+        queries = self.hat.window_queries(*self.windows.of(inputs_of(items)))
+        return self.loss_among_stored(queries, items, self.table, self.candidates)
 
     def catalogue_embeddings(self) -> torch.Tensor:
         """(N + 1, D) raw, as stored."""

@@ -98,7 +98,7 @@ class UserLLMTask(HLLMTask):
         """
         table = self.catalogue_embeddings()
         states = self.states(functional.embedding(batch[ITEMS][:, :-1], table), batch)
-        return {"loss": self.loss_among_stored(states, batch, table, self.candidates)}
+        return {"loss": self.loss_among_stored(states, batch[ITEMS], table, self.candidates)}
 
 
 class EndToEndTask(HLLMTask):
@@ -141,7 +141,7 @@ class EndToEndTask(HLLMTask):
         # padding points at some item; the mask keeps it out of everything
         places = torch.searchsorted(distinct, items.clamp(min=int(distinct[0])))
         states = self.states(functional.embedding(places[:, :-1], embeddings), batch)
-        return {"loss": self.loss_among_encoded(states, batch, distinct, embeddings)}
+        return {"loss": self.loss_among_encoded(states, items, negatives, distinct, embeddings)}
 
     def _encode_with_gradient(self, item_indices: torch.Tensor) -> torch.Tensor:
         """Embeddings of (U,) distinct items, in batches of about equal length, back in the given order."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.nn import functional
 
@@ -14,7 +15,6 @@ from offline.ranking_metrics import exclude, ndcg_at_k, recall_at_k, target_rank
 from offline.training.losses import ContrastiveLoss, catalogue_loss, own_items, sampled_loss
 from offline.training.negatives import share_negatives
 from offline.training.tasks import Task
-from offline.training.windows import ITEMS
 
 _EVALUATION_TOKENS = 4096
 
@@ -27,6 +27,7 @@ class RankingTask(Task):
         false_negative_cosine: See :mod:`offline.training.losses`.
 
     Attributes:
+        shares_window_items: Whether items that were encoded for their own windows are negatives of the others.
         last: Of the latest training batch.
     """
 
@@ -106,7 +107,12 @@ class RankingTask(Task):
         }
 
     def loss_among_encoded(
-        self, states: torch.Tensor, batch: dict[str, torch.Tensor], distinct: torch.Tensor, embeddings: torch.Tensor
+        self,
+        states: torch.Tensor,
+        items: torch.Tensor,
+        negatives: torch.Tensor,
+        distinct: torch.Tensor,
+        embeddings: torch.Tensor,
     ) -> torch.Tensor:
         """The loss of a batch whose items and negatives were encoded with gradient.
 
@@ -115,11 +121,11 @@ class RankingTask(Task):
 
         Args:
             states: (B, L, D) raw predictions at all positions of the windows but the last.
-            batch: ``input_ids`` (B, L + 1), ``negatives`` (C,).
+            items: (B, L + 1) item_index of the windows, 0 = padding.
+            negatives: (C,) item_index, those that were sampled.
             distinct: (U,) item_index ascending, all items of the batch and its negatives.
             embeddings: (U, D) raw, of those.
         """
-        items, negatives = batch[ITEMS], batch["negatives"]
         has_target = items[:, 1:] > 0
         targets = torch.searchsorted(distinct, items[:, 1:][has_target])
         shared_ids, shared = share_negatives(
@@ -140,17 +146,16 @@ class RankingTask(Task):
         return self._kept(loss)
 
     def loss_among_stored(
-        self, states: torch.Tensor, batch: dict[str, torch.Tensor], table: torch.Tensor, candidates: "Candidates"
+        self, states: torch.Tensor, items: torch.Tensor, table: torch.Tensor, candidates: "Candidates"
     ) -> torch.Tensor:
         """The loss of a batch of windows against stored embeddings.
 
         Args:
             states: (B, L, D) raw predictions at all positions of the windows but the last.
-            batch: ``input_ids`` (B, L + 1).
+            items: (B, L + 1) item_index of the windows, 0 = padding.
             table: (N + 1, D) raw, row = item_index.
             candidates: What may be a negative.
         """
-        items = batch[ITEMS]
         has_target = items[:, 1:] > 0
         targets, queries = items[:, 1:][has_target], states[has_target]
         options: dict[str, Any] = {
@@ -191,11 +196,18 @@ class Candidates(nn.Module):
         self.num_negatives = num_negatives
 
     def draw(self) -> torch.Tensor | None:
-        """(C,) item_index of a batch's negatives; None: all."""
+        """(C,) item_index of a batch's negatives, with repeats; None: all."""
         if self.num_negatives is None:
             return None
         drawn = torch.randint(len(self.item_indices), (self.num_negatives,))
         return self.item_indices[drawn.to(self.item_indices.device)]
+
+    def draw_distinct(self) -> torch.Tensor:
+        """(C,) item_index of a batch's negatives, at most M, without repeats; other ones in each process."""
+        # from torch's global state, which is the same in all processes: the Trainer keeps it in checkpoints
+        seed = int(torch.randint(2**31, ())) + PartialState().process_index
+        order = torch.randperm(len(self.item_indices), generator=torch.Generator().manual_seed(seed))
+        return self.item_indices[order[: self.num_negatives].to(self.item_indices.device)]
 
 
 def encode_catalogue(

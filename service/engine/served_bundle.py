@@ -13,29 +13,46 @@ from model_store.catalogue import Catalogue
 from model_store.hatllm_config import Mode
 from model_store.user_encoder import History, UserEncoder
 
-_MAX_MASKS = 64
+# Of all arrays that are computed once per bundle: 512 bitmaps of a million items.
+_MAX_CACHED_BYTES = 64 * 2**20
 
 
 class MaskCache:
-    """The newest few filter masks of one bundle; safe to use from several threads."""
+    """Arrays that are computed once per bundle, such as filter bitmaps; safe to use from several threads.
 
-    def __init__(self) -> None:
-        self._masks: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+    Args:
+        max_bytes: Of all together; beyond it those that were not used for longest are dropped.
+    """
+
+    def __init__(self, max_bytes: int = _MAX_CACHED_BYTES) -> None:
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._lock = Lock()
 
+    @property
+    def num_bytes(self) -> int:
+        """What is kept takes."""
+        return self._num_bytes
+
     def get(self, key: Hashable, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The mask of this key; two threads may compute the same one, which costs time and nothing else."""
+        """The array of this key, read-only; two threads may compute the same one, which costs time and nothing else."""
         with self._lock:
-            if key in self._masks:
-                self._masks.move_to_end(key)
-                return self._masks[key]
-        mask = compute()
-        mask.flags.writeable = False
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        array = compute()
+        array.flags.writeable = False
+        if array.nbytes > self._max_bytes:
+            return array
         with self._lock:
-            self._masks[key] = mask
-            while len(self._masks) > _MAX_MASKS:
-                self._masks.popitem(last=False)
-        return mask
+            before = self._arrays.pop(key, None)
+            self._num_bytes += array.nbytes - (0 if before is None else before.nbytes)
+            self._arrays[key] = array
+            while self._num_bytes > self._max_bytes and self._arrays:
+                _, dropped = self._arrays.popitem(last=False)
+                self._num_bytes -= dropped.nbytes
+        return array
 
 
 class Generator(Protocol):
@@ -55,7 +72,7 @@ class ServedBundle:
         encoder: Of the bundle's model. Its methods run on the model's thread only.
         generator: Of the same model if it was trained to generate; on the same thread.
         modes: What the model was trained for and can do; the first one answers where nobody asks for another.
-        masks: Filter masks, (N,) bool each.
+        masks: What is computed once of its catalogue, such as filter bitmaps.
     """
 
     bundle: Bundle

@@ -1,4 +1,7 @@
-"""The blocking half of a recommendation: search, rank, fill, describe."""
+"""The blocking half of a recommendation: search, rank, fill, describe.
+
+Every list is made here, whichever step of the ladder it is for, and checked last against what may be returned.
+"""
 
 import logging
 import time
@@ -7,24 +10,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.pipeline.boosting import boosted
+from service.pipeline.caps import Caps
 from service.pipeline.constraints import Admissible
-from service.pipeline.explaining import EXPLAINED_BY_ATTENTION, likeness_weights, reasons
-from service.pipeline.fallback import popular_items
+from service.pipeline.describing import described
+from service.pipeline.fallback import has_admissible
 from service.pipeline.progress import Progress
 from service.pipeline.query import (
-    DEFAULT_FIELDS,
     SOURCE_MODEL,
     SOURCE_POPULAR,
     SOURCE_RETRIEVE,
+    SOURCE_SEGMENT,
+    Plan,
+    Ranked,
     RankedItem,
 )
-from service.pipeline.ranking import rank
+from service.pipeline.ranking import Draw, Drawn, Entry, Lister
 from service.pipeline.retrieval import Candidates, retrieve
+from service.pipeline.sources import fixed, in_order, popular
 
 LOGGER = logging.getLogger(__name__)
 
-# With diversity, this many times k candidates are looked at.
+# With diversity, so many times k titles are written.
 DIVERSITY_POOL = 5
+# How far the list goes that pages are cut from.
+MAX_RANKED = 500
+
+MODEL_STEP = "model"
+_GENERATED, _RETRIEVED, _POPULAR, _PINNED = "generated", "retrieved", "popular", "pinned"
 
 
 @dataclass(frozen=True)
@@ -33,159 +46,177 @@ class ModelView:
 
     Attributes:
         generated: Items whose titles it wrote, all admissible.
-        user: (D,) float32, the user embedding.
+        user: (D,) float32, what items are to be near to.
         attention: (L,) float32, weight of each item that it read.
+        step: Who made ``user``: ``model``, ``last_embedding`` or ``similar_items``.
     """
 
     generated: Candidates | None = None
     user: np.ndarray | None = None
     attention: np.ndarray | None = None
+    step: str = MODEL_STEP
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The items of an answer, and which step they come from."""
+    """An answer.
+
+    Attributes:
+        items: The first k of the list.
+        source: Which step they come from.
+        ranked: The list; longer than k only where pages are wanted.
+        plans: How candidates were looked for.
+    """
 
     items: Sequence[RankedItem]
     source: str
+    ranked: Sequence[Ranked] = ()
+    plans: Sequence[Plan] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    item_index: int
-    score: float
-    is_from_model: bool = True
+class _IndexFailed(Exception):
+    """The index could not be searched."""
 
 
 def answer(progress: Progress, view: ModelView) -> Answered:
-    """Finds k admissible items, or all there are: generated ones first, then retrieved ones, then popular ones."""
-    generated = _generated(progress, view.generated)
-    retrieved = _retrieved(progress, view, generated)
-    source = _source(progress, view, generated, retrieved)
-    started = time.perf_counter()
-    chosen = [*generated, *(retrieved or [])]
-    chosen += _popular(progress, chosen, is_fallback=source == SOURCE_POPULAR)
-    items = _described(progress, chosen, view.attention)
-    progress.timing.rank += time.perf_counter() - started
-    return Answered(items, source)
+    """Finds k admissible items, or all there are: generated ones first, then retrieved ones, then popular ones.
+
+    The caps of ``max_per`` hold on every step; where they leave fewer than k items, a warning says so.
+
+    Args:
+        progress: Of the request. Warnings, timing and counts are written to it, and to nothing else.
+        view: What there is to search with.
+
+    Raises:
+        InvalidRequest: A filter or a cap that does not fit the attribute's type.
+    """
+    return _Answer(progress, view).made()
 
 
-def _source(
-    progress: Progress, view: ModelView, generated: Sequence[_Chosen], retrieved: Sequence[_Chosen] | None
-) -> str:
-    if generated:
-        return SOURCE_MODEL
-    if retrieved is None:
-        return SOURCE_POPULAR
-    return SOURCE_RETRIEVE if progress.mode == "generate" and view.generated is None else SOURCE_MODEL
+class _Answer:
+    """The making of one answer."""
 
-
-def _missing(progress: Progress, chosen: Sequence[_Chosen]) -> int:
-    return min(progress.query.k, progress.admissible.count()) - len(chosen)
-
-
-def _rest(progress: Progress, chosen: Sequence[_Chosen]) -> Admissible:
-    """What may still be returned."""
-    if not chosen:
-        return progress.admissible
-    return progress.admissible.without(np.array([one.item_index for one in chosen], dtype=np.int64))
-
-
-def _generated(progress: Progress, found: Candidates | None) -> list[_Chosen]:
-    if found is None:
-        return []
-    is_kept = progress.admissible.keep(found.item_indices)
-    candidates = Candidates(found.item_indices[is_kept], found.scores[is_kept])
-    # for weighing against likeness: how probable next to the best, in (0, 1] as cosines are
-    return _ranked(progress, candidates, np.exp(candidates.scores - candidates.scores[:1]))
-
-
-def _retrieved(progress: Progress, view: ModelView, generated: Sequence[_Chosen]) -> list[_Chosen] | None:
-    """Retrieved items after the generated ones; None if they cannot be had."""
-    missing = _missing(progress, generated)
-    if view.user is None:
-        return [] if view.generated is not None and missing == 0 else None
-    candidates = _search(progress, view.user, missing, _rest(progress, generated))
-    if candidates is None:
-        return None
-    if view.generated is not None and len(candidates.scores):
-        progress.warnings.append(
-            f"retrieval_fill: {missing} items are retrieved, not generated; they come last, scored by cosine"
+    def __init__(self, progress: Progress, view: ModelView) -> None:
+        query = progress.query
+        self._progress = progress
+        self._view = view
+        self._plans: list[Plan] = []
+        self._has_failed = False
+        self._search_seconds = 0.0
+        self._num_admissible = progress.admissible.count()
+        self._k = min(query.k, self._num_admissible)
+        self._lister = Lister(
+            progress.admissible,
+            want=min(MAX_RANKED if query.paginate else query.k, self._num_admissible),
+            diversity=query.diversity,
+            vectors=progress.served.bundle.item_embeddings,
+            caps=Caps(progress.served, query.max_per),
+            pins=self._pins(),
         )
-    return _ranked(progress, candidates, candidates.scores, k=missing)
 
+    def made(self) -> Answered:
+        """The answer; asks one source after the other until there is enough."""
+        started = time.perf_counter()
+        progress, lister, view = self._progress, self._lister, self._view
+        if view.generated is not None:
+            self._fill(fixed(view.generated), _GENERATED)
+        if view.user is not None and lister.num_unpinned_missing > 0:
+            self._retrieve(view.user)
+        if lister.num_unpinned_missing > 0:
+            if progress.segment is not None:
+                self._fill(in_order(progress.served, progress.segment), _POPULAR)
+            self._fill(popular(progress.served), _POPULAR)
+        entries = self._checked(lister.finish())
+        ranked = [
+            Ranked(one.item_index, one.score, one.origin in (_GENERATED, _RETRIEVED), one.origin == _PINNED)
+            for one in entries
+        ]
+        source = self._source(entries)
+        items = described(progress, ranked[: self._k], view.attention)
+        self._warn(entries[: self._k], source)
+        self._count(entries)
+        progress.timing.search += self._search_seconds
+        progress.timing.rank += time.perf_counter() - started - self._search_seconds
+        return Answered(items, source, ranked, tuple(self._plans))
 
-def _search(progress: Progress, user: np.ndarray, missing: int, admissible: Admissible) -> Candidates | None:
-    want = missing * DIVERSITY_POOL if progress.query.diversity > 0 else missing
-    started = time.perf_counter()
-    try:
-        candidates = retrieve(progress.served.bundle, user, want, admissible)
-    except Exception:
-        LOGGER.exception("the index failed; falling back")
-        progress.fall_back("index_failed", "the items could not be searched")
-        return None
-    finally:
-        progress.timing.search += time.perf_counter() - started
-    if candidates.warning:
-        progress.warnings.append(candidates.warning)
-    return candidates
+    def _pins(self) -> list[tuple[int, Entry]]:
+        """Pinned items, with their cosine where there is something to compare them with."""
+        progress, user = self._progress, self._view.user
+        pins = [(pin.position, progress.served.catalogue.index_of(pin.item_id)) for pin in progress.query.pins]
+        scores = np.zeros(len(pins))
+        if user is not None and pins:
+            vectors = progress.served.bundle.item_embeddings(np.array([item_index for _, item_index in pins]))
+            norms = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
+            scores = vectors @ (user / np.linalg.norm(user)) / norms
+        return [
+            (position, Entry(item_index, float(score), _PINNED))
+            for (position, item_index), score in zip(pins, scores, strict=True)
+        ]
 
+    def _fill(self, draw: Draw, origin: str) -> None:
+        self._lister.fill(boosted(draw, self._progress.served, self._progress.query.boosts), origin)
 
-def _ranked(
-    progress: Progress, candidates: Candidates, relevance: np.ndarray, *, k: int | None = None
-) -> list[_Chosen]:
-    diversity = progress.query.diversity
-    bundle = progress.served.bundle
-    vectors = bundle.item_embeddings(candidates.item_indices) if diversity > 0 else np.empty((0, 0))
-    order = rank(vectors, relevance, progress.query.k if k is None else k, diversity=diversity)
-    return [_Chosen(int(candidates.item_indices[at]), float(candidates.scores[at])) for at in order]
+    def _retrieve(self, user: np.ndarray) -> None:
+        """Goes on with the items nearest to the user."""
+        try:
+            self._fill(lambda want, rest: self._search(user, want, rest), _RETRIEVED)
+        except _IndexFailed:
+            self._has_failed = True
+            self._progress.fall_back("index_failed", "the items could not be searched")
 
+    def _search(self, user: np.ndarray, want: int, admissible: Admissible) -> Drawn:
+        started = time.perf_counter()
+        try:
+            candidates = retrieve(self._progress.served.bundle, user, want, admissible)
+        except Exception as error:
+            LOGGER.exception("the index failed; falling back")
+            raise _IndexFailed from error
+        finally:
+            self._search_seconds += time.perf_counter() - started
+        if candidates.warning and candidates.warning not in self._progress.warnings:
+            self._progress.warnings.append(candidates.warning)
+        self._plans += candidates.plans
+        return Drawn(candidates.item_indices, candidates.scores, candidates.scores)
 
-def _popular(progress: Progress, chosen: Sequence[_Chosen], *, is_fallback: bool) -> list[_Chosen]:
-    """Popular items until there are k, or no admissible ones left."""
-    missing = _missing(progress, chosen)
-    if missing <= 0:
-        return []
-    if not is_fallback:
-        progress.warnings.append(f"popular_fill: {missing} items are popular ones, not the model's")
-    found = popular_items(progress.served.catalogue, missing, _rest(progress, chosen))
-    return [_Chosen(int(index), 0.0, is_from_model=False) for index in found]
+    def _checked(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The list once more against what may be returned: whatever made it, this is the last word."""
+        item_indices = np.array([one.item_index for one in entries], dtype=np.int64)
+        is_kept = self._progress.admissible.keep(item_indices)
+        if not is_kept.all():
+            LOGGER.error("%d items that may not be returned were taken out at last", int((~is_kept).sum()))
+        return [one for one, kept in zip(entries, is_kept.tolist(), strict=True) if kept]
 
+    def _source(self, entries: Sequence[Entry]) -> str:
+        progress, view = self._progress, self._view
+        origins = {one.origin for one in entries}
+        is_searched = view.user is not None and (_RETRIEVED in origins or not self._has_failed)
+        if is_searched and view.step != MODEL_STEP:
+            return f"fallback:{view.step}"
+        if _GENERATED in origins or (view.generated is not None and _POPULAR not in origins):
+            return SOURCE_MODEL
+        if is_searched:
+            return SOURCE_RETRIEVE if progress.mode == "generate" and view.generated is None else SOURCE_MODEL
+        return SOURCE_SEGMENT if has_admissible(progress.segment, progress.admissible) else SOURCE_POPULAR
 
-def _described(progress: Progress, chosen: Sequence[_Chosen], attention: np.ndarray | None) -> list[RankedItem]:
-    wanted = progress.query.return_fields
-    names = DEFAULT_FIELDS if wanted is None else wanted
-    catalogue = progress.served.catalogue
-    why = _reasons(progress, chosen, attention) if progress.query.explain else [[] for _ in chosen]
-    return [
-        RankedItem(
-            item_id=catalogue.id_of(one.item_index),
-            score=one.score,
-            fields=catalogue.fields(one.item_index, names) if names else {},
-            reasons=[(catalogue.id_of(item_index), weight) for item_index, weight in because],
-        )
-        for one, because in zip(chosen, why, strict=True)
-    ]
+    def _warn(self, shown: Sequence[Entry], source: str) -> None:
+        """Says what the caller could not tell from the list."""
+        warnings = self._progress.warnings
+        retrieved, popular_ones = (sum(one.origin == origin for one in shown) for origin in (_RETRIEVED, _POPULAR))
+        if retrieved and self._view.generated is not None:
+            warnings.append(
+                f"retrieval_fill: {retrieved} items are retrieved, not generated; they come last, scored by cosine"
+            )
+        if popular_ones and source not in (SOURCE_SEGMENT, SOURCE_POPULAR):
+            warnings.append(f"popular_fill: {popular_ones} items are popular ones, not the model's")
+        if len(shown) < self._k:
+            warnings.append(f"max_per_short: {len(shown)} items instead of {self._k}, as max_per admits no more")
+        if not self._progress.hidden.is_known:
+            warnings.append("hidden_items_unknown: what is hidden could not be read since this process started")
 
-
-def _reasons(
-    progress: Progress, chosen: Sequence[_Chosen], attention: np.ndarray | None
-) -> list[list[tuple[int, float]]]:
-    """Per item (item_index of the history, weight); none for items that the model did not choose."""
-    history = progress.read_items
-    from_model = [one.item_index for one in chosen if one.is_from_model]
-    nothing: list[list[tuple[int, float]]] = [[] for _ in chosen]
-    if not from_model or not len(history):
-        return nothing
-    if attention is not None:
-        weights = np.broadcast_to(attention, (len(from_model), len(attention)))
-    elif progress.served.kind in EXPLAINED_BY_ATTENTION:
-        return nothing
-    else:
-        item_embeddings = progress.served.bundle.item_embeddings
-        weights = likeness_weights(item_embeddings(np.array(from_model)), item_embeddings(history))
-    because = reasons(weights, history)
-    num_bare = sum(not one for one in because)
-    if num_bare:
-        progress.warnings.append(f"explain_limit: the last {num_bare} of {len(because)} items have no reasons")
-    return because + nothing[len(because) :]
+    def _count(self, entries: Sequence[Entry]) -> None:
+        counts = self._progress.counts
+        counts["admissible"] = self._num_admissible
+        counts["fetched"] = sum(plan.num_fetched for plan in self._plans)
+        counts["capped"] = self._lister.num_capped
+        for origin in (_GENERATED, _RETRIEVED, _POPULAR, _PINNED):
+            counts[origin] = sum(one.origin == origin for one in entries)

@@ -1,43 +1,24 @@
-"""Which items may be returned: filters over attributes, and exclusions. Every step honours the same set."""
+"""What may be returned: the one place where filters, exclusions, seen and hidden items come together.
 
-from collections.abc import Callable, Mapping, Sequence
+Every step of every path asks the same ``Admissible``, and each list is checked against it last.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from model_store.catalogue import Catalogue
+from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
+from service.pipeline.caps import check_capped
+from service.pipeline.filters import Node, evaluate, leaves, unpack
+from service.pipeline.query import DEFAULT_FIELDS, Interaction, Query
+from service.sessions.hidden_set import NOTHING_HIDDEN, HiddenItems
 
-Value = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What one attribute must be; all that is given must hold.
-
-    An item without a value fails ``any_of``, ``gte`` and ``lte`` and passes ``none_of``. For an attribute
-    that is a list, ``any_of`` wants one of its members, and ``none_of`` wants none of them.
-
-    Attributes:
-        any_of: The values that are allowed.
-        none_of: The values that are not.
-        gte: The smallest value allowed.
-        lte: The largest value allowed.
-        exists: Whether there must, or must not, be a value.
-    """
-
-    any_of: tuple[Value, ...] | None = None
-    none_of: tuple[Value, ...] | None = None
-    gte: Value | None = None
-    lte: Value | None = None
-    exists: bool | None = None
-
-
-Filter = Mapping[str, Condition]
+# More hidden items than this are taken out of the mask: a list of exclusions is looked through at every step.
+_MANY_HIDDEN = 1_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,9 @@ class Admissible:
 
     def keep(self, item_indices: np.ndarray) -> np.ndarray:
         """Which of ``item_indices`` may be returned: a bool array of their length; 0 may not."""
-        is_kept = (item_indices > 0) & ~np.isin(item_indices, self.excluded)
+        is_kept: np.ndarray = item_indices > 0
+        if len(self.excluded):
+            is_kept &= ~np.isin(item_indices, self.excluded)
         if self.mask is not None:
             is_kept &= self.mask[np.maximum(item_indices - 1, 0)]
         return is_kept
@@ -75,11 +58,69 @@ class Admissible:
         """The same but for these items, int64."""
         return Admissible(self.num_items, self.mask, np.union1d(self.excluded, item_indices))
 
+    def within(self, mask: np.ndarray) -> "Admissible":
+        """The same, but only the rows of ``mask``, (N,) bool."""
+        return Admissible(self.num_items, mask if self.mask is None else self.mask & mask, self.excluded)
+
     def count(self) -> int:
         """How many may be returned."""
         if self.mask is None:
             return self.num_items - len(self.excluded)
         return int(np.count_nonzero(self.mask)) - int(np.count_nonzero(self.mask[self.excluded - 1]))
+
+
+class NothingHidden:
+    """A HiddenReader where nobody hides anything."""
+
+    async def current(self, *, within: float) -> HiddenItems:  # noqa: ARG002 - the protocol's
+        """Nothing."""
+        return NOTHING_HIDDEN
+
+
+def admissible_items(
+    served: ServedBundle, query: Query, seen: Sequence[Interaction], hidden: HiddenItems
+) -> Admissible:
+    """Decides what may be returned for a query. May take long: not in the event loop.
+
+    Args:
+        served: Whose catalogue.
+        query: What was asked.
+        seen: All that is known of the user's interactions.
+        hidden: What operators have hidden.
+
+    Raises:
+        InvalidRequest: A filter of the wrong type for its attribute.
+    """
+    catalogue = served.catalogue
+    mask = None
+    if query.filter is not None:
+        mask = unpack(evaluate(query.filter, catalogue, served.masks), len(catalogue))
+    excluded = [exclusions(catalogue, [*query.exclude_item_ids, *seen_item_ids(query, seen)])]
+    if hidden.item_ids:
+        found = served.masks.get(("hidden", hidden.serial), lambda: exclusions(catalogue, list(hidden.item_ids)))
+        if len(found) <= _MANY_HIDDEN:
+            excluded.append(found)
+        else:
+            mask = np.ones(len(catalogue), dtype=bool) if mask is None else mask
+            mask[found - 1] = False
+    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)))
+
+
+def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str]:
+    """What counts as seen: all interactions, or those of some types, or not too old ones.
+
+    An interaction whose type or time nobody said is taken for one that counts.
+    """
+    if not query.exclude_seen:
+        return []
+    types = frozenset(query.seen_types)
+    oldest = None if query.seen_max_age_seconds is None else query.asked_at - query.seen_max_age_seconds
+    return [
+        entry.item_id
+        for entry in interactions
+        if (not types or entry.type is None or entry.type in types)
+        and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
+    ]
 
 
 def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:
@@ -88,22 +129,34 @@ def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:
     return indices[indices > 0]
 
 
-def filter_mask(catalogue: Catalogue, conditions: Filter) -> np.ndarray | None:
-    """Evaluates a filter on the whole catalogue.
-
-    Returns:
-        (N,) bool by row, or None for an empty filter.
+def check_query(served: ServedBundle, query: Query) -> None:
+    """Refuses a query that names attributes which the catalogue does not have.
 
     Raises:
-        InvalidRequest: An unknown attribute, or a value of another type than the attribute's.
+        InvalidRequest: Names the first unknown one, where it stands, and all known ones.
     """
-    check_attributes(catalogue, conditions)
-    masks = [_condition_mask(name, catalogue.column(name), condition) for name, condition in conditions.items()]
-    return reduce(np.logical_and, masks) if masks else None
+    catalogue = served.catalogue
+    check_attributes(catalogue, query.return_fields or (), allowed=DEFAULT_FIELDS)
+    for name in query.max_per:
+        check_attributes(catalogue, [name], place="/max_per")
+        check_capped(served, name)
+    for node in (query.filter, *(boost.filter for boost in query.boosts)):
+        if node is not None:
+            check_filter(catalogue, node)
+
+
+def check_filter(catalogue: Catalogue, node: Node) -> None:
+    """Refuses a filter over attributes that the catalogue does not have.
+
+    Raises:
+        InvalidRequest: Names the first unknown one, its place, and all known ones.
+    """
+    for leaf in leaves(node):
+        check_attributes(catalogue, [leaf.attribute], place=leaf.path)
 
 
 def check_attributes(
-    catalogue: Catalogue, names: Mapping[str, Any] | Sequence[str], *, allowed: Sequence[str] = ()
+    catalogue: Catalogue, names: Mapping[str, Any] | Sequence[str], *, allowed: Sequence[str] = (), place: str = ""
 ) -> None:
     """Refuses attributes that the catalogue does not have.
 
@@ -113,97 +166,7 @@ def check_attributes(
     known = {*catalogue.attribute_names, *allowed}
     for name in names:
         if name not in known:
+            where = f"{place}: " if place else ""
             raise InvalidRequest(
-                f"unknown attribute {name!r}; the catalogue has {sorted(known)}", code="unknown_attribute"
+                f"{where}unknown attribute {name!r}; the catalogue has {sorted(known)}", code="unknown_attribute"
             )
-
-
-def _condition_mask(name: str, column: pa.ChunkedArray, condition: Condition) -> np.ndarray:
-    values = column.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    exists = pc.is_valid(values)
-    if pa.types.is_floating(values.type):
-        exists = pc.and_(exists, pc.fill_null(pc.invert(pc.is_nan(values)), False))
-    masks = [np.ones(len(values), dtype=bool)]
-    if condition.exists is not None:
-        masks.append(_numpy(exists) == condition.exists)
-    if condition.any_of is not None:
-        masks.append(_is_in(name, values, condition.any_of))
-    if condition.none_of is not None:
-        masks.append(~_is_in(name, values, condition.none_of))
-    if condition.gte is not None:
-        masks.append(_compare(name, values, condition.gte, pc.greater_equal))
-    if condition.lte is not None:
-        masks.append(_compare(name, values, condition.lte, pc.less_equal))
-    return reduce(np.logical_and, masks)
-
-
-def _is_in(name: str, values: pa.Array, wanted: Sequence[Value]) -> np.ndarray:
-    if _is_list(values.type):
-        members = pc.list_flatten(values)
-        rows = pc.list_parent_indices(values).to_numpy()
-        mask = np.zeros(len(values), dtype=bool)
-        mask[rows[_is_in(name, members, wanted)]] = True
-        return mask
-    value_set = pa.array([_typed(name, value, values.type) for value in wanted], type=_comparable(values.type))
-    return _numpy(pc.is_in(_one_zero(values.cast(value_set.type)), value_set=_one_zero(value_set)))
-
-
-def _one_zero(values: pa.Array) -> pa.Array:
-    """Arrow looks floats up by their bits, in which 0.0 and -0.0 differ."""
-    return pc.add(values, 0.0) if pa.types.is_floating(values.type) else values
-
-
-def _compare(
-    name: str, values: pa.Array, bound: Value, compare: Callable[[pa.Array, pa.Scalar], pa.Array]
-) -> np.ndarray:
-    if _is_list(values.type) or pa.types.is_boolean(values.type):
-        raise InvalidRequest(
-            f"attribute {name!r} is {values.type}: gte and lte want a number or a string",
-            code="invalid_filter",
-        )
-    scalar = pa.scalar(_typed(name, bound, values.type), type=_comparable(values.type))
-    return _numpy(compare(values.cast(scalar.type), scalar))
-
-
-def _typed(name: str, value: Value, wanted: pa.DataType) -> Value:
-    """The value, if it can be compared with an attribute of this type."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = (
-        (pa.types.is_boolean(wanted) and isinstance(value, bool))
-        or (_is_number(wanted) and is_number)
-        or (_is_string(wanted) and isinstance(value, str))
-    )
-    if not fits:
-        raise InvalidRequest(
-            f"attribute {name!r} is {wanted}, which cannot be compared with {value!r}", code="invalid_filter"
-        )
-    try:
-        return float(value) if is_number else value
-    except OverflowError as error:
-        raise InvalidRequest(f"attribute {name!r}: the number is too large", code="invalid_filter") from error
-
-
-def _comparable(wanted: pa.DataType) -> pa.DataType:
-    # Numbers are compared as float64, so that {"gte": 1.5} works on an integer attribute.
-    return pa.float64() if _is_number(wanted) else wanted
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _numpy(mask: pa.Array) -> np.ndarray:
-    result: np.ndarray = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
-    return result

@@ -7,6 +7,8 @@ import numpy as np
 
 from model_store.user_encoder import History, UserEncoder
 from service.engine.served_bundle import ServedBundle
+from service.pipeline.decision import Decision
+from service.sessions.hidden_set import HiddenItems
 from service.sessions.history_store import StoredHistory
 
 T = TypeVar("T")
@@ -54,12 +56,12 @@ class RanWork(Protocol[T_co]):
 class ModelQueue(Protocol):
     """Runs all that needs the model, on one thread beside the event loop."""
 
-    async def encode(self, encoder: UserEncoder, history: History) -> EncodedUser:
-        """Encodes one history."""
+    async def encode(self, encoder: UserEncoder, history: History, *, deadline: float | None = None) -> EncodedUser:
+        """Encodes one history; ``deadline`` (``time.monotonic()`` seconds): refused at once if it cannot be met."""
         ...
 
-    async def run(self, work: Callable[[], T]) -> RanWork[T]:
-        """Runs ``work``."""
+    async def run(self, work: Callable[[], T], *, deadline: float | None = None) -> RanWork[T]:
+        """Runs ``work``; ``deadline`` as in ``encode``."""
         ...
 
 
@@ -68,6 +70,18 @@ class HistoryReader(Protocol):
 
     async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
         """Reads one user's history, oldest first."""
+        ...
+
+    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
+        """Reads one session's history, oldest first."""
+        ...
+
+
+class HiddenReader(Protocol):
+    """What operators have hidden."""
+
+    async def current(self, *, within: float) -> HiddenItems:
+        """As of now; where the store does not answer within so many seconds, as last known. Never raises."""
         ...
 
 
@@ -88,4 +102,12 @@ class BlockingRunner(Protocol):
 
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
         """Returns what ``work`` returns."""
+        ...
+
+
+class DecisionSink(Protocol):
+    """Takes records of answers."""
+
+    def record(self, decision: Decision) -> None:
+        """Takes one; never waits, and never raises."""
         ...

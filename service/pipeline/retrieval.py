@@ -1,4 +1,4 @@
-"""The k nearest admissible items: over-fetch from the index, and an exact scan where that falls short."""
+"""The k nearest admissible items, by the plan that the planner picks; an exact scan where the index falls short."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,9 @@ import numpy as np
 
 from model_store.bundle import Bundle
 from service.pipeline.constraints import Admissible
+from service.pipeline.planner import Choice, choose, choose_filtered
+from service.pipeline.query import Plan
 
-# Fewer admissible items than this are compared one by one: it is exact, and faster than a filtered search.
-_FEW_ITEMS = 20_000
-# More exclusions than this are handed to the index, not fetched and thrown away.
-_MANY_EXCLUSIONS = 1_000
 _ROWS_AT_ONCE = 65_536
 
 
@@ -21,12 +19,17 @@ class Candidates:
     Attributes:
         item_indices: (C,) int64, all admissible.
         scores: (C,) float32, cosine with the query.
-        warning: What had to be done beyond a plain search, if anything.
+        warning: What had to be done beyond what was planned, if anything.
+        plans: What was done, in order.
     """
 
     item_indices: np.ndarray
     scores: np.ndarray
     warning: str | None = None
+    plans: tuple[Plan, ...] = ()
+
+
+NO_CANDIDATES = Candidates(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
 def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissible) -> Candidates:
@@ -41,22 +44,33 @@ def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissibl
     Returns:
         ``min(want, admissible.count())`` candidates.
     """
-    expected = min(want, admissible.count())
+    num_admissible = admissible.count()
+    expected = min(want, num_admissible)
     if expected <= 0:
-        return Candidates(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-    if admissible.mask is None and len(admissible.excluded) <= _MANY_EXCLUSIONS:
-        found = _over_fetch(bundle, query, expected, admissible)
-    else:
-        allowed = admissible.indices()
-        if len(allowed) <= _FEW_ITEMS:
-            return exact_scan(bundle, query, expected, allowed)
-        scores, item_indices = bundle.index.search(query[None], expected, allowed=allowed)
-        found = _kept(item_indices[0], scores[0], admissible, expected)
-    if len(found.item_indices) == expected:
-        return found
-    scanned = exact_scan(bundle, query, expected, admissible.indices())
-    warning = f"exact_scan: the index found {len(found.item_indices)} of {expected}; all items were compared"
-    return Candidates(scanned.item_indices, scanned.scores, warning)
+        return NO_CANDIDATES
+    num_items = admissible.num_items
+    choice = choose(
+        num_items=num_items,
+        num_admissible=num_admissible,
+        num_excluded=len(admissible.excluded),
+        want=expected,
+        is_filtered=admissible.mask is not None,
+        factory=bundle.index.factory,
+    )
+    found = run_plan(choice, bundle, query, expected, admissible)
+    plans = [Plan(choice.name, num_admissible, choice.fetch, len(found.item_indices))]
+    if len(found.item_indices) < expected and choice.name == "over_fetch" and choice.fetch < num_items:
+        # The filter leaves little of what is near to this query: no fault of the index.
+        choice = choose_filtered(num_items=num_items, num_admissible=num_admissible, want=expected)
+        found = run_plan(choice, bundle, query, expected, admissible)
+        plans.append(Plan(choice.name, num_admissible, choice.fetch, len(found.item_indices)))
+    warning = None
+    num_found = len(found.item_indices)
+    if num_found < expected:
+        found = exact_scan(bundle, query, expected, admissible.indices())
+        plans.append(Plan("exact_scan", num_admissible, num_admissible, expected))
+        warning = f"exact_scan: the index found {num_found} of {expected}; all items were compared"
+    return Candidates(found.item_indices, found.scores, warning, tuple(plans))
 
 
 def exact_scan(bundle: Bundle, query: np.ndarray, want: int, allowed: np.ndarray) -> Candidates:
@@ -82,12 +96,11 @@ def exact_scan(bundle: Bundle, query: np.ndarray, want: int, allowed: np.ndarray
     return Candidates(allowed[best], scores[best])
 
 
-def _over_fetch(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissible) -> Candidates:
-    fetch = min(want + len(admissible.excluded), admissible.num_items)
-    scores, item_indices = bundle.index.search(query[None], fetch)
-    return _kept(item_indices[0], scores[0], admissible, want)
-
-
-def _kept(item_indices: np.ndarray, scores: np.ndarray, admissible: Admissible, want: int) -> Candidates:
-    is_kept = admissible.keep(item_indices)
-    return Candidates(item_indices[is_kept][:want], scores[is_kept][:want])
+def run_plan(choice: Choice, bundle: Bundle, query: np.ndarray, want: int, admissible: Admissible) -> Candidates:
+    """Looks for candidates in one way; may find fewer than there are."""
+    if choice.name == "exact_scan":
+        return exact_scan(bundle, query, want, admissible.indices())
+    allowed = admissible.indices() if choice.name == "selector" else None
+    scores, item_indices = bundle.index.search(query[None], choice.fetch, allowed=allowed)
+    is_kept = admissible.keep(item_indices[0])
+    return Candidates(item_indices[0][is_kept][:want], scores[0][is_kept][:want])

@@ -22,6 +22,7 @@ _CODES = {
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",
     "value_error": "out_of_range",
+    "not_both": "ambiguous_owner",
 }
 
 
@@ -33,6 +34,8 @@ async def report_events(request: Annotated[EventsRequest, Body()], service: Serv
     if events:
         outcome = await service.histories.append(events)
         accepted, duplicates, token = outcome.accepted, outcome.duplicates, outcome.event_token
+        await service.noted(outcome.new)
+        service.recording.attribution.note(outcome.new)
     service.metrics.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
     return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected, event_token=token)
 
@@ -51,7 +54,8 @@ def _sorted_out(raw_events: Sequence[Any]) -> tuple[list[Event], list[RejectedEv
 def _event(event: EventIn) -> Event:
     return Event(
         event_id=event.event_id or _derived_id(event),
-        user_id=event.user_id,
+        user_id=event.user_id or None,
+        session_id=event.session_id or None,
         item_id=event.item_id,
         timestamp=event.timestamp,
         type=event.type,
@@ -62,7 +66,8 @@ def _event(event: EventIn) -> Event:
 
 def _derived_id(event: EventIn) -> str:
     """The same interaction sent twice is the same event, also from a caller who has no ids."""
-    text = "\x00".join((event.user_id, event.item_id, event.type, str(event.timestamp)))
+    owner = (event.user_id,) if event.user_id else ("", event.session_id)
+    text = "\x00".join((*owner, event.item_id, event.type, str(event.timestamp)))
     return f"derived-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 

@@ -10,7 +10,9 @@ from service.engine.served_bundle import ServedBundle
 from service.pipeline.browse import find_by_title, item_index_of, similar_items
 from service.pipeline.query import DEFAULT_FIELDS, RankedItem
 from service.routes.recommend import item_answers
+from service.running import RunningService
 from service.schemas import MAX_K, CatalogueAnswer, CatalogueItem, SimilarAnswer
+from service.sessions.hidden_set import HiddenItems
 
 router = APIRouter(tags=["items"], dependencies=[Depends(require("recommend"))])
 
@@ -27,8 +29,9 @@ async def list_items(
 ) -> CatalogueAnswer:
     """Finds items by words of their titles, the most popular first."""
     served = service.bundles.get(model)
+    hidden = await _hidden(service)
     found = await service.run_blocking(
-        lambda: [_item(served, int(index)) for index in find_by_title(served, query, limit)]
+        lambda: [_item(served, int(index)) for index in find_by_title(served, query, limit, hidden)]
     )
     return CatalogueAnswer(items=found, bundle=served.bundle_id)
 
@@ -38,8 +41,9 @@ async def list_items(
 async def list_similar_items(service: ServiceDep, item_id: str, k: K = 10, model: Model = None) -> SimilarAnswer:
     """Finds the items nearest to an item; scores are cosines of item embeddings."""
     served = service.bundles.get(model)
-    item_index = item_index_of(served, item_id)
-    items = await service.run_blocking(lambda: _similar(served, item_index, k))
+    hidden = await _hidden(service)
+    item_index = item_index_of(served, item_id, hidden)
+    items = await service.run_blocking(lambda: _similar(served, item_index, k, hidden))
     return SimilarAnswer(item_id=item_id, items=item_answers(items), bundle=served.bundle_id)
 
 
@@ -47,7 +51,11 @@ async def list_similar_items(service: ServiceDep, item_id: str, k: K = 10, model
 async def show_item(service: ServiceDep, item_id: str, model: Model = None) -> CatalogueItem:
     """Shows one item with all its fields."""
     served = service.bundles.get(model)
-    return _item(served, item_index_of(served, item_id))
+    return _item(served, item_index_of(served, item_id, await _hidden(service)))
+
+
+async def _hidden(service: RunningService) -> HiddenItems:
+    return await service.hidden.current(within=service.request_timeout_seconds)
 
 
 def _item(served: ServedBundle, item_index: int) -> CatalogueItem:
@@ -55,8 +63,8 @@ def _item(served: ServedBundle, item_index: int) -> CatalogueItem:
     return CatalogueItem(item_id=catalogue.id_of(item_index), fields=catalogue.fields(item_index))
 
 
-def _similar(served: ServedBundle, item_index: int, k: int) -> list[RankedItem]:
-    candidates = similar_items(served, item_index, k)
+def _similar(served: ServedBundle, item_index: int, k: int, hidden: HiddenItems) -> list[RankedItem]:
+    candidates = similar_items(served, item_index, k, hidden)
     return [
         RankedItem(
             item_id=served.catalogue.id_of(int(index)),

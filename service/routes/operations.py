@@ -17,24 +17,21 @@ admin = APIRouter(tags=["operations"], prefix="/admin", dependencies=[Depends(re
 
 
 @router.get("/livez")
-async def is_alive() -> dict[str, str]:
-    """The event loop answers; depends on nothing else."""
-    return {"status": "ok"}
+async def is_alive(service: ServiceDep) -> JSONResponse:
+    """200 while the event loop answers and the model is not beyond help; depends on nothing else."""
+    reason = service.health.hung()
+    return JSONResponse({"status": "hung", "reason": reason} if reason else {"status": "ok"}, 503 if reason else 200)
 
 
 @router.get("/readyz")
 async def is_ready(service: ServiceDep) -> JSONResponse:
     """200 when recommendations can be answered, if only by fallbacks (``degraded``); else 503."""
-    history_problem = await service.history_store_problem()
-    has_bundle = bool(service.bundles.live.bundles)
-    checks = {
-        "bundle": "ok" if has_bundle else (service.bundles.problem or "no bundle is live"),
-        "model_worker": "ok" if service.batcher.is_running else "not running",
-        "history_store": history_problem or "ok",
-    }
-    is_able = has_bundle and service.batcher.is_running
-    status = "not_ready" if not is_able else "degraded" if history_problem else "ready"
-    return JSONResponse({"status": status, "checks": checks}, 200 if is_able else 503)
+    await service.health.look_at_histories()
+    report = service.health.report()
+    return JSONResponse(
+        {"status": report.status, "checks": report.checks, "refused": report.refused},
+        503 if report.status == "not_ready" else 200,
+    )
 
 
 @router.get("/metrics")
@@ -62,6 +59,8 @@ async def show_version(service: ServiceDep) -> dict[str, Any]:
         "version": version("hatstand"),
         "models": models,
         "default": live.default,
+        "refused": service.health.report().refused,
+        "draining": [draining.bundle_id for draining in service.bundles.draining],
         "experiment": None if experiment is None else experiment.model_dump(),
     }
 
@@ -69,14 +68,14 @@ async def show_version(service: ServiceDep) -> dict[str, Any]:
 @admin.post("/reload")
 async def reload(service: ServiceDep) -> LiveBundlesAnswer:
     """Loads what the store's live pointer names; if that cannot be served, the old bundle goes on."""
-    return _live(service, await service.reload())
+    return _live(service, await service.bundles.reload())
 
 
 @admin.post("/rollback")
 async def rollback(service: ServiceDep, request: Annotated[AdminRequest | None, Body()] = None) -> LiveBundlesAnswer:
     """Makes the previous bundle live again, in the store and here."""
     kind = request.model if request else None
-    return _live(service, await service.reload(lambda: service.bundles.rollback(kind)))
+    return _live(service, await service.bundles.rollback(kind))
 
 
 def _live(service: RunningService, changed: list[str]) -> LiveBundlesAnswer:

@@ -2,7 +2,7 @@
 
 import http
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -37,6 +37,7 @@ def problem(
     instance: str | None = None,
     retry_after_seconds: int | None = None,
     errors: Sequence[dict[str, Any]] = (),
+    more_headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """One problem document as a response."""
     body: dict[str, Any] = {
@@ -51,7 +52,7 @@ def problem(
         body["instance"] = instance
     if errors:
         body["errors"] = list(errors)
-    headers = {}
+    headers = dict(more_headers or {})
     if retry_after_seconds is not None:
         body["retry_after_seconds"] = retry_after_seconds
         headers["Retry-After"] = str(retry_after_seconds)
@@ -72,6 +73,7 @@ def install(app: FastAPI) -> None:
             title=error.title,
             detail=error.detail,
             retry_after_seconds=error.retry_after_seconds,
+            more_headers=error.headers,
         )
 
     @app.exception_handler(RequestValidationError)

@@ -1,34 +1,90 @@
-"""``POST /recommend``."""
+"""``POST /recommend``: a list, or the next page of one."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Request
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
-from service.pipeline.constraints import Condition
-from service.pipeline.query import Interaction, Query, RankedItem, Recommendation
+from service.errors import HistoryUnavailable
+from service.pipeline.paging import Caller, PageRequest
+from service.pipeline.query import Interaction, Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
+from service.running import RunningService
 from service.schemas import (
     ExperimentAnswer,
-    FilterCondition,
     HistoryItem,
     ItemAnswer,
     ModelAnswer,
     ReasonAnswer,
     RecommendAnswer,
     RecommendRequest,
+    ScenarioAnswer,
+    ScenariosAnswer,
+    ScenarioSummary,
     TimingAnswer,
 )
 
-router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend")), Depends(require_json)])
+router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 
 
-@router.post("/recommend")
-async def recommend(request: Annotated[RecommendRequest, Body()], service: ServiceDep) -> RecommendAnswer:
-    """Recommends items to a user, or to a history."""
-    recommendation = await service.recommender.recommend(_query(request, service.request_timeout_seconds))
+@router.post("/recommend", dependencies=[Depends(require_json)])
+async def recommend(
+    request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request
+) -> RecommendAnswer:
+    """Recommends items to a user, to a session, or to a history; with a cursor, goes on with the list before."""
+    caller = Caller(request.user_id, request.session_id, http.state.key_name)
+    if request.cursor is not None:
+        return await _next_page(request, request.cursor, service, caller)
+    query = _query(request, service, caller)
+    recommendation = await service.recommender.recommend(query)
+    next_cursor, warnings = None, list(recommendation.warnings)
+    if query.paginate:
+        try:
+            next_cursor = await service.pages.keep(query, recommendation, caller)
+        except HistoryUnavailable:
+            warnings.append("pages_unavailable: the list cannot be kept, so there is no next page")
+    _count(service, query, recommendation, warnings)
+    return _answer(request, recommendation, warnings, scenario=query.scenario, next_cursor=next_cursor)
+
+
+@router.get("/scenarios")
+async def list_scenarios(service: ServiceDep) -> ScenariosAnswer:
+    """Lists the scenarios that a request may name."""
+    return ScenariosAnswer(
+        scenarios=[
+            ScenarioSummary(name=one.ref.name, version=one.ref.version, description=one.rules.description)
+            for one in service.scenarios
+        ]
+    )
+
+
+async def _next_page(
+    request: RecommendRequest, cursor: str, service: RunningService, caller: Caller
+) -> RecommendAnswer:
+    page = await service.pages.next(
+        PageRequest(
+            cursor=cursor,
+            caller=caller,
+            k=request.k,
+            return_fields=request.return_fields,
+            exclude_item_ids=request.exclude_item_ids,
+            timeout_seconds=_timeout_seconds(request, service),
+        )
+    )
+    service.metrics.page_answered()
+    return _answer(
+        request,
+        page.recommendation,
+        page.recommendation.warnings,
+        scenario=page.scenario,
+        next_cursor=page.next_cursor,
+        first_rank=page.first_rank,
+    )
+
+
+def _count(service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]) -> None:
     stages = asdict(recommendation.timing)
     stages.pop("total")
     assignment = recommendation.assignment
@@ -38,68 +94,88 @@ async def recommend(request: Annotated[RecommendRequest, Body()], service: Servi
         mode=recommendation.mode,
         arm=None if assignment is None else assignment.arm,
         fallback_reason=recommendation.fallback_reason,
-        warnings=list(recommendation.warnings),
+        warnings=warnings,
         stages=stages,
-        is_short=len(recommendation.items) < request.k,
+        is_short=len(recommendation.items) < query.k,
+        scenario=None if query.scenario is None else query.scenario.name,
+        seconds=recommendation.timing.total,
+        steps=[(note.step, note.reason) for note in recommendation.steps],
     )
-    return _answer(request, recommendation)
+    for plan in recommendation.plans:
+        service.metrics.retrieval_planned(plan.name)
 
 
-def _query(request: RecommendRequest, default_timeout_seconds: float) -> Query:
-    return Query(
+def _query(request: RecommendRequest, service: RunningService, caller: Caller) -> Query:
+    """What is asked, with what the scenario and the settings say."""
+    segment, sent = request.segment, request.sent
+    query = Query(
         user_id=request.user_id,
+        session_id=request.session_id,
+        asked_by=caller.key_name,
         k=request.k,
-        timeout_seconds=default_timeout_seconds if request.timeout_ms is None else request.timeout_ms / 1_000,
+        timeout_seconds=_timeout_seconds(request, service),
         history=None if request.history is None else [_interaction(entry) for entry in request.history],
-        filter={name: _condition(condition) for name, condition in request.filter.items()},
+        filter=request.filter.tree(),
         exclude_item_ids=request.exclude_item_ids,
         exclude_seen=request.exclude_seen,
+        seen_types=service.seen.types if request.seen_types is None else request.seen_types,
+        seen_max_age_seconds=(
+            service.seen.max_age_seconds if request.seen_max_age_seconds is None else request.seen_max_age_seconds
+        ),
+        max_per=request.max_per,
+        paginate=request.paginate,
         diversity=request.diversity,
         explain=request.explain,
         return_fields=request.return_fields,
         model=request.model,
         mode=request.mode,
         min_event_token=request.min_event_token,
+        segment=SegmentWish() if segment is None else SegmentWish(segment.attribute, segment.value),
     )
+    return query if request.scenario is None else service.scenarios.get(request.scenario).apply(query, sent)
+
+
+def _timeout_seconds(request: RecommendRequest, service: RunningService) -> float:
+    return service.request_timeout_seconds if request.timeout_ms is None else request.timeout_ms / 1_000
 
 
 def _interaction(entry: str | HistoryItem) -> Interaction:
     if isinstance(entry, str):
         return Interaction(entry)
-    return Interaction(entry.item_id, entry.timestamp)
+    return Interaction(entry.item_id, entry.timestamp, entry.type)
 
 
-def _condition(condition: FilterCondition) -> Condition:
-    return Condition(
-        any_of=None if condition.any_of is None else tuple(condition.any_of),
-        none_of=None if condition.none_of is None else tuple(condition.none_of),
-        gte=condition.gte,
-        lte=condition.lte,
-        exists=condition.exists,
-    )
-
-
-def _answer(request: RecommendRequest, recommendation: Recommendation) -> RecommendAnswer:
+def _answer(
+    request: RecommendRequest,
+    recommendation: Recommendation,
+    warnings: Sequence[str],
+    *,
+    scenario: ScenarioRef | None,
+    next_cursor: str | None,
+    first_rank: int = 1,
+) -> RecommendAnswer:
     served, assignment = recommendation.served, recommendation.assignment
     return RecommendAnswer(
         recommendation_id=recommendation.recommendation_id,
         user_id=request.user_id,
-        items=item_answers(recommendation.items),
+        items=item_answers(recommendation.items, first_rank=first_rank),
         source=recommendation.source,
-        warnings=list(recommendation.warnings),
+        warnings=list(warnings),
         model=ModelAnswer(kind=served.kind, version=served.model_id),
         bundle=served.bundle_id,
         mode=recommendation.mode,
         experiment=None if assignment is None else ExperimentAnswer(name=assignment.experiment, arm=assignment.arm),
+        scenario=None if scenario is None else ScenarioAnswer(name=scenario.name, version=scenario.version),
         history_length=recommendation.history_length,
+        next_cursor=next_cursor,
         timing_ms=TimingAnswer(
             **{step: round(seconds * 1_000, 3) for step, seconds in asdict(recommendation.timing).items()}
         ),
     )
 
 
-def item_answers(items: Sequence[RankedItem]) -> list[ItemAnswer]:
-    """Ranks from 1, in the order given."""
+def item_answers(items: Sequence[RankedItem], *, first_rank: int = 1) -> list[ItemAnswer]:
+    """Ranks in the order given."""
     return [
         ItemAnswer(
             rank=at,
@@ -108,5 +184,5 @@ def item_answers(items: Sequence[RankedItem]) -> list[ItemAnswer]:
             fields=dict(item.fields),
             reasons=[ReasonAnswer(item_id=item_id, weight=weight) for item_id, weight in item.reasons],
         )
-        for at, item in enumerate(items, start=1)
+        for at, item in enumerate(items, start=first_rank)
     ]

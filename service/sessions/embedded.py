@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,8 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+_SUPERVISE_SECONDS = 0.1
+_RESTART_SECONDS = 0.5
 
 # Runs in the child before it becomes Redis: asks Linux (PR_SET_PDEATHSIG = 1) to end it when the service
 # dies, however it dies. Done here and not in preexec_fn, which is unsafe in a process with threads.
@@ -64,7 +67,7 @@ class EmbeddedRedis:
     """One Redis server as a child process, on a unix socket.
 
     Args:
-        data_directory: Where its append-only file lives; made if missing.
+        data_directory: Where its append-only file lives; made if missing. ``redis.url`` in it says where it listens.
     """
 
     def __init__(self, data_directory: Path) -> None:
@@ -72,6 +75,8 @@ class EmbeddedRedis:
         self._process: subprocess.Popen[bytes] | None = None
         self._runtime_directory: Path | None = None
         self._lock: int | None = None
+        self._is_ending = threading.Event()
+        self._supervisor: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -97,26 +102,27 @@ class EmbeddedRedis:
         self._lock = _lock_directory(self._data_directory)
         # A socket's path may have about 100 characters, so it does not live in the data directory.
         self._runtime_directory = Path(tempfile.mkdtemp(prefix="hatstand-redis-"))
-        with self._log_path().open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-ISc", _END_WITH_PARENT, str(os.getpid()), str(binary), *self._arguments()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(self._lock,),
-                # Ctrl-C in a terminal goes to the whole group; Redis must outlive the service's last
-                # requests.
-                start_new_session=True,
-            )
+        self._is_ending.clear()
         try:
+            self._process = self._launch(binary, self._lock)
             self._wait_until_ready(self._process)
         except BaseException:
             self.stop()
             raise
+        self._supervisor = threading.Thread(
+            target=self._supervise, args=(binary, self._lock), name="hatstand-redis", daemon=True
+        )
+        self._supervisor.start()
+        # For the jobs that read the event log: --redis-url "$(cat .hatstand/redis/redis.url)".
+        self._url_path().write_text(self.url)
         LOGGER.info("embedded Redis %s keeps histories in %s", self._process.pid, self._data_directory)
 
     def stop(self) -> None:
         """Ends the server cleanly; may be called twice."""
+        self._is_ending.set()
+        if self._supervisor is not None:
+            self._supervisor.join()
+            self._supervisor = None
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -126,16 +132,53 @@ class EmbeddedRedis:
                 self._process.wait()
             self._process = None
         if self._runtime_directory is not None:
+            self._url_path().unlink(missing_ok=True)
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
             self._runtime_directory = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def _launch(self, binary: Path, lock: int) -> "subprocess.Popen[bytes]":
+        with self._log_path().open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-ISc", _END_WITH_PARENT, str(os.getpid()), str(binary), *self._arguments()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock,),
+                # Ctrl-C in a terminal goes to the whole group; Redis must outlive the service's last
+                # requests.
+                start_new_session=True,
+            )
+
+    def _supervise(self, binary: Path, lock: int) -> None:
+        """Starts the server again when it has ended: killed, or by itself, as on a full disk.
+
+        The child ends with the thread that started it, and this one lives as long as it is needed.
+        """
+        pause = _POLL_SECONDS
+        while not self._is_ending.wait(pause):
+            pause = _SUPERVISE_SECONDS
+            assert self._process is not None
+            code = self._process.poll()
+            if code is None:
+                continue
+            LOGGER.error("the embedded Redis ended with code %d (%s); it is started again", code, self._last_log_line())
+            try:
+                self._process = self._launch(binary, lock)
+            except OSError as error:
+                LOGGER.error("the embedded Redis cannot be started: %s", error)
+            # a server that cannot stay must not be started a hundred times a second
+            pause = _RESTART_SECONDS
+
     def _socket(self) -> Path:
         if self._runtime_directory is None:
             raise RuntimeError("the embedded Redis was not started")
         return self._runtime_directory / "redis.sock"
+
+    def _url_path(self) -> Path:
+        return self._data_directory / "redis.url"
 
     def _log_path(self) -> Path:
         return self._data_directory / "redis.log"

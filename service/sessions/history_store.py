@@ -4,33 +4,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from model_store.event_log import Owner
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One interaction that a caller reported.
+    """One interaction that a caller reported. It belongs to a user or to a session: exactly one of both is named.
 
     Attributes:
-        event_id: The caller's name of the event; the same one again, of the same user, is a duplicate.
-        user_id: Whose history it belongs to.
-        item_id: What the user interacted with; need not be in the catalogue.
+        event_id: The caller's name of the event; the same one again, of the same user or session, is a duplicate.
+        user_id: The user whose history it belongs to, if any.
+        item_id: What they interacted with; need not be in the catalogue.
         timestamp: When, in seconds since 1970.
         type: What happened, such as ``click``.
         recommendation_id: The answer that led to it, if any.
         properties: Anything else, kept as it came.
+        session_id: The session whose history it belongs to, if it is not a user's.
     """
 
     event_id: str
-    user_id: str
+    user_id: str | None
     item_id: str
     timestamp: int
     type: str = "click"
     recommendation_id: str | None = None
     properties: Mapping[str, Any] = field(default_factory=dict)
+    session_id: str | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose event it is.
+
+        Raises:
+            ValueError: Nobody's, or of two.
+        """
+        if (self.user_id is None) == (self.session_id is None):
+            raise ValueError("an event belongs to a user or to a session, and not to both")
+        return Owner(self.user_id) if self.user_id is not None else Owner(self.session_id or "", is_session=True)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredHistory:
-    """One user's kept interactions.
+    """One user's, or one session's, kept interactions.
 
     Attributes:
         events: Oldest first: by timestamp, then by arrival.
@@ -47,14 +62,32 @@ class AppendOutcome:
     """What became of a batch of events.
 
     Attributes:
-        accepted: How many were new.
+        new: Those that were not known before, grouped by whose they are.
         duplicates: How many had been reported before.
         event_token: Names the batch, for a later read that must count it in.
     """
 
-    accepted: int
+    new: Sequence[Event]
     duplicates: int
     event_token: str
+
+    @property
+    def accepted(self) -> int:
+        """How many were new."""
+        return len(self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOutcome:
+    """What became of a session's events.
+
+    Attributes:
+        moved: How many are in the user's history now that were not before.
+        duplicates: How many the user had already, under the same event id.
+    """
+
+    moved: int
+    duplicates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +104,7 @@ class ErasedStore:
 
 
 class HistoryStore(Protocol):
-    """Keeps every user's newest interactions; each method raises HistoryUnavailable when it cannot."""
+    """Keeps the newest interactions of users and sessions; each method raises HistoryUnavailable when it cannot."""
 
     async def append(self, events: Sequence[Event]) -> AppendOutcome:
         """Adds events durably; when it returns, the next ``read`` counts them in."""
@@ -81,8 +114,20 @@ class HistoryStore(Protocol):
         """Reads one user's history; an unknown user has an empty one."""
         ...
 
+    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
+        """Reads one session's history; an unknown session has an empty one."""
+        ...
+
+    async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
+        """Moves a session's events into a user's history; asking again is safe."""
+        ...
+
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of one user, and says what that was."""
+        """Deletes everything kept of one user, and says what that was; asking again is safe."""
+        ...
+
+    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of one session, and says what that was; asking again is safe."""
         ...
 
     async def ping(self) -> None:

@@ -1,75 +1,68 @@
-"""Histories in Redis or Redis Cluster, written by one Lua script.
+"""Histories and the event log in Redis or Redis Cluster, written by one Lua script.
 
-The script runs by its hash (EVALSHA); a server that does not know it (restarted, failed over, or a cluster
-node that never saw it) is given the source in the same call. User ids are base64url in keys, so no id can
-leave its ``{tag}``.
+Everything that is kept of a user or session lies in one hash slot (``model_store.event_log``), and so does the part of
+the event log that their events go to. So an event is in the history *and* in the log, or in neither, whatever is killed
+at whichever moment, in a cluster as on a single server.
 """
 
 import asyncio
-import base64
-import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import chain
 from typing import Any
 
-import orjson
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, RedisError
 
+from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_event
 from service.errors import HistoryUnavailable
-from service.sessions.history_store import AppendOutcome, ErasedStore, Event, StoredHistory
+from service.sessions.erasing import Eraser
+from service.sessions.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
+from service.sessions.keys import log_key, owner_key
+from service.sessions.redis_calls import RedisCalls, Script, connect
+
+__all__ = ["RedisHistoryStore", "RetentionLimits", "connect"]
 
 LOGGER = logging.getLogger(__name__)
 
 _ARRIVAL_DIGITS = 16
-# Below the connection limit of either client, which refuses instead of waiting.
-_CALLS_AT_ONCE = 64
-_RETRIES = 2
+_LOG_FULL = -1
+_LOG_FULL_RETRY_SECONDS = 30
+# Newest sessions that are remembered as merged into one user.
+_MAX_MERGED_SESSIONS = 1_000
+# A session that gets events all the time is not waited for.
+_MERGE_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
-    """What is kept of one user.
+    """What is kept of one user or session, and how much may wait for export.
 
     Attributes:
         max_events: Newest interactions that stay, and less than a tenth more: the oldest ones are dropped together.
         max_remembered: Newest event ids (and batch tokens) that are still recognised as duplicates.
-        ttl_seconds: Both are forgotten this long after the last event.
+        ttl_seconds: Both are forgotten this long after the last event of a user.
+        session_ttl_seconds: The same for a session.
+        max_logged: Events that may wait in the log, shared evenly by its shards; 0 = nothing is logged.
     """
 
     max_events: int = 500
     max_remembered: int = 2_000
     ttl_seconds: int = 90 * 86_400
+    session_ttl_seconds: int = 86_400
+    max_logged: int = 1_000_000
 
+    @property
+    def max_logged_per_shard(self) -> int:
+        """Beyond it, new events of the shard's users are refused."""
+        return -(-self.max_logged // NUM_SHARDS)
 
-def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | RedisCluster":
-    """Makes a client; connects on first use, so that the service starts while Redis is down.
-
-    Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
-        cluster: Whether the url names a node of a Redis Cluster.
-        timeout_seconds: For connecting and for each answer.
-    """
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES)
-    if cluster:
-        return RedisCluster.from_url(
-            url, retry=retry, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
-        )
-    return Redis.from_url(
-        url,
-        retry=retry,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        health_check_interval=30,
-    )
+    def ttl_of(self, owner: Owner) -> int:
+        """Seconds for which an owner is remembered after their last event."""
+        return self.session_ttl_seconds if owner.is_session else self.ttl_seconds
 
 
 class RedisHistoryStore:
@@ -77,53 +70,65 @@ class RedisHistoryStore:
 
     Args:
         client: Of a server, or of a cluster.
-        limits: What is kept of one user.
+        limits: What is kept.
         timeout_seconds: For one whole call, retries included.
     """
 
     def __init__(self, client: "Redis | RedisCluster", *, limits: RetentionLimits, timeout_seconds: float) -> None:
-        self._client = client
+        self._calls = RedisCalls(client, timeout_seconds=timeout_seconds)
         self._limits = limits
-        self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
-        self._script = files("service.sessions").joinpath("append_events.lua").read_text(encoding="utf-8")
-        self._script_sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._eraser = Eraser(self._calls, is_logged=limits.max_logged > 0)
+        self._append_script = Script("append_events")
+        self._close_script = Script("close_session")
+
+    @property
+    def max_logged_per_shard(self) -> int:
+        """Entries of the event log at which a shard refuses events; 0 = nothing is logged."""
+        return self._limits.max_logged_per_shard
 
     async def append(self, events: Sequence[Event]) -> AppendOutcome:
-        """Adds events, one script call per user.
+        """Adds events to histories and to the log, one script call per owner.
 
-        Users are independent: if Redis fails half-way the whole batch is refused, and sending it again is
+        Owners are independent: if Redis fails half-way the whole batch is refused, and sending it again is
         safe, because what did arrive is recognised by its event ids.
 
         Raises:
-            HistoryUnavailable: Redis did not take all of them.
+            HistoryUnavailable: Redis did not take all of them, or the log is full (code ``event_log_full``).
         """
         token = secrets.token_hex(8)
-        by_user: dict[str, list[Event]] = {}
+        by_owner: dict[Owner, list[Event]] = {}
         for event in events:
-            by_user.setdefault(event.user_id, []).append(event)
-        async with self._calls_redis("append events"):
-            counts = await asyncio.gather(*(self._append_user(user, some, token) for user, some in by_user.items()))
-        accepted = sum(counts)
-        return AppendOutcome(accepted=accepted, duplicates=len(events) - accepted, event_token=token)
+            by_owner.setdefault(event.owner, []).append(event)
+        async with self._calls.calling("append events"):
+            answers = await asyncio.gather(
+                *(
+                    self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
+                    for owner, some in by_owner.items()
+                )
+            )
+        if any(is_new is None for is_new in answers):
+            raise HistoryUnavailable(
+                "the event log is full: nothing that waits for export is dropped, so new events are refused until "
+                "offline.export_events --trim has run",
+                code="event_log_full",
+                retry_after_seconds=_LOG_FULL_RETRY_SECONDS,
+            )
+        new = [
+            event
+            for some, answer in zip(by_owner.values(), answers, strict=True)
+            for event, is_new in zip(some, answer or (), strict=True)
+            if is_new
+        ]
+        return AppendOutcome(new=new, duplicates=len(events) - len(new), event_token=token)
 
-    async def _append_user(self, user_id: str, events: Sequence[Event], token: str) -> int:
+    async def _append(self, owner: Owner, events: Sequence[Event], token: str, *, max_logged: int) -> list[bool] | None:
+        """Per event whether it was new; None if the log is full."""
+        keys = (owner_key(owner, "history"), owner_key(owner, "event_ids"), log_key(owner))
         limits = self._limits
-        keys = (_history_key(user_id), _memory_key(user_id))
+        settings = (limits.max_events, limits.max_remembered, limits.ttl_of(owner), token, max_logged)
         triples = chain.from_iterable((event.event_id, event.timestamp, _payload(event)) for event in events)
-        arguments: tuple[Any, ...] = (
-            *keys,
-            limits.max_events,
-            limits.max_remembered,
-            limits.ttl_seconds,
-            token,
-            *triples,
-        )
-        async with self._slots:
-            try:
-                return int(await self._client.evalsha(self._script_sha, len(keys), *arguments))
-            except NoScriptError:
-                return int(await self._client.eval(self._script, len(keys), *arguments))
+        length, *is_new = await self._calls.run(self._append_script, keys, *settings, owner.field, owner.id, *triples)
+        return None if length == _LOG_FULL else [bool(one) for one in is_new]
 
     async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
         """Reads one user's history, oldest first.
@@ -131,31 +136,82 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        async with self._calls_redis("read a history"), self._slots:
-            # The token first: a batch that is known then is certainly in the history read after it.
-            includes_token = None
-            if event_token is not None:
-                score = await self._client.zscore(_memory_key(user_id), f"t{event_token}")
-                includes_token = score is not None
-            rows: Any = await self._client.zrange(_history_key(user_id), 0, -1, withscores=True)
-        return StoredHistory(
-            events=tuple(_event(user_id, member, int(score)) for member, score in rows),
-            includes_token=includes_token,
-        )
+        return await self._read(Owner(user_id), event_token)
 
-    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes a user's history and the memory of their event ids.
+    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
+        """Reads one session's history, oldest first.
 
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        erased = []
-        async with self._calls_redis("erase a user"), self._slots:
-            for store, key in (("history", _history_key(user_id)), ("event_ids", _memory_key(user_id))):
-                records = int(await self._client.zcard(key))
-                await self._client.delete(key)
-                erased.append(ErasedStore(store=f"redis:{store}", records=records))
-        return erased
+        return await self._read(Owner(session_id, is_session=True), event_token)
+
+    async def _read(self, owner: Owner, event_token: str | None) -> StoredHistory:
+        async with self._calls.calling("read a history"), self._calls.slot() as client:
+            # The token first: a batch that is known then is certainly in the history read after it.
+            includes_token = None
+            if event_token is not None:
+                score = await client.zscore(owner_key(owner, "event_ids"), f"t{event_token}")
+                includes_token = score is not None
+            rows: Any = await client.zrange(owner_key(owner, "history"), 0, -1, withscores=True)
+        return StoredHistory(
+            events=tuple(_event(owner, member, int(score)) for member, score in rows), includes_token=includes_token
+        )
+
+    async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
+        """Moves a session's events into a user's history.
+
+        The two may lie in different slots, so it takes several steps, each of which changes nothing when repeated: the
+        user is noted to own the session (so that erasing them reaches it), the events are added to the user's history
+        by their event ids, and only then taken out of the session. Killed in between, they are in both, and the next
+        call goes on. They are in the log already, once, under the session; a note there says whose they are.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        session, user = Owner(session_id, is_session=True), Owner(user_id)
+        moved = duplicates = 0
+        async with self._calls.calling("merge a session"):
+            for _ in range(_MERGE_ROUNDS):
+                async with self._calls.slot() as client:
+                    rows: Any = await client.zrange(owner_key(session, "history"), 0, -1, withscores=True)
+                if not rows:
+                    break
+                await self._note_session(user, session)
+                events = [_event(session, member, int(score)) for member, score in rows]
+                is_new = await self._append(user, events, secrets.token_hex(8), max_logged=0) or []
+                moved += sum(is_new)
+                duplicates += len(is_new) - sum(is_new)
+                keys = (owner_key(session, "history"), log_key(session))
+                members = [member for member, _ in rows]
+                if not await self._calls.run(
+                    self._close_script, keys, int(self._limits.max_logged > 0), session.id, user.id, *members
+                ):
+                    break
+        return MergeOutcome(moved, duplicates)
+
+    async def _note_session(self, user: Owner, session: Owner) -> None:
+        key = owner_key(user, "sessions")
+        async with self._calls.slot() as client:
+            await client.zadd(key, {session.id: time.time()})
+            await client.zremrangebyrank(key, 0, -_MAX_MERGED_SESSIONS - 1)
+            await client.expire(key, self._limits.ttl_seconds)
+
+    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of a user, and of the sessions that were merged into them.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        return await self._eraser.erase(Owner(user_id))
+
+    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of a session.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        return await self._eraser.erase(Owner(session_id, is_session=True))
 
     async def ping(self) -> None:
         """Returns when Redis answers.
@@ -163,59 +219,27 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: It does not.
         """
-        async with self._calls_redis("ping"), self._slots:
-            await self._client.ping()
+        async with self._calls.calling("ping"), self._calls.slot() as client:
+            await client.ping()
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
-
-    @asynccontextmanager
-    async def _calls_redis(self, purpose: str) -> AsyncIterator[None]:
-        """Bounds a call in time and maps what the client raises to our own error."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                if isinstance(self._client, RedisCluster):
-                    # Concurrent first calls of a client that has not read the topology go to random nodes, and the
-                    # storm of redirections makes it drop its connections (redis-py 8.1). Free once it has.
-                    await self._client.initialize()
-                yield
-        # AttributeError: the cluster client re-reads the topology after an error and may take a connection's writer
-        # away from a call that is still connecting (redis-py 8.1).
-        except (RedisError, OSError, TimeoutError, AttributeError) as error:
-            LOGGER.warning("Redis failed to %s: %s: %s", purpose, type(error).__name__, error)
-            raise HistoryUnavailable(f"the history store failed to {purpose}: {type(error).__name__}") from error
-
-
-def _history_key(user_id: str) -> str:
-    return f"hatstand:{{{_tag(user_id)}}}:history"
-
-
-def _memory_key(user_id: str) -> str:
-    return f"hatstand:{{{_tag(user_id)}}}:event_ids"
-
-
-def _tag(user_id: str) -> str:
-    return base64.urlsafe_b64encode(user_id.encode()).decode().rstrip("=")
+        await self._calls.client.aclose()
 
 
 def _payload(event: Event) -> bytes:
-    row = [event.item_id, event.type, event.event_id, event.recommendation_id, dict(event.properties)]
-    while row[-1] in (None, {}):
-        row.pop()
-    return orjson.dumps(row)
+    return pack_event(event.item_id, event.type, event.event_id, event.recommendation_id, event.properties)
 
 
-def _event(user_id: str, member: bytes, timestamp: int) -> Event:
-    item_id, kind, event_id, *rest = orjson.loads(member[_ARRIVAL_DIGITS:])
-    recommendation_id = rest[0] if rest else None
-    properties = rest[1] if len(rest) > 1 else {}
+def _event(owner: Owner, member: bytes, timestamp: int) -> Event:
+    logged = unpack_event(owner, timestamp, member[_ARRIVAL_DIGITS:])
     return Event(
-        event_id=event_id,
-        user_id=user_id,
-        item_id=item_id,
+        event_id=logged.event_id,
+        user_id=None if owner.is_session else owner.id,
+        item_id=logged.item_id,
         timestamp=timestamp,
-        type=kind,
-        recommendation_id=recommendation_id,
-        properties=properties,
+        type=logged.type,
+        recommendation_id=logged.recommendation_id,
+        properties=logged.properties,
+        session_id=owner.id if owner.is_session else None,
     )

@@ -14,6 +14,11 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads(
     (DEPLOY / "grafana" / "dashboards" / "hatstand.json").read_text(encoding="utf-8")
 )
+ALERTS = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
@@ -89,3 +94,41 @@ def test_prometheus_scrapes_the_services_of_the_compose_file() -> None:
 
     assert set(discovered["names"]) <= set(services)
     assert discovered["port"] == 8000
+
+
+def test_prometheus_reads_the_alerts_that_are_mounted_beside_its_configuration() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    prometheus = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text(encoding="utf-8"))["services"][
+        "prometheus"
+    ]
+
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
+    assert "./deploy/prometheus:/etc/prometheus:ro" in prometheus["volumes"]
+
+
+def test_alerts_ask_for_metrics_and_labels_that_are_exported() -> None:
+    labels = _labels()
+    for rule in ALERTS:
+        asked = _metrics_in(iter([rule["expr"]]))
+        assert asked, rule["alert"]
+        assert asked <= _exported(), rule["alert"]
+        written = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+        known = {"instance"}.union(*(labels[name] for name in asked))
+        matched = re.findall(r"(\w+)(?:=~|!=|=)\"", rule["expr"])
+        assert set(written) | set(matched) <= known, rule["alert"]
+
+
+def test_alerts_have_names_of_their_own_and_say_how_urgent_they_are() -> None:
+    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
+    assert {rule["labels"]["severity"] for rule in ALERTS} == {"page", "ticket"}
+
+
+def _labels() -> dict[str, set[str]]:
+    """The labels of every exported series."""
+    metrics = Metrics()
+    labels: dict[str, set[str]] = {}
+    for collector in vars(metrics).values():
+        for family in collector.describe() if hasattr(collector, "describe") else ():
+            for suffix in SUFFIXES[family.type]:
+                labels[f"{family.name}{suffix}"] = set(collector._labelnames)
+    return labels

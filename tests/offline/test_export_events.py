@@ -1,14 +1,12 @@
 """The event log to Parquet: each event exactly once, whatever is killed, erased, merged or trimmed."""
 
 import json
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from redis import Redis
@@ -108,7 +106,7 @@ def test_what_comes_again_is_recognised_whatever_the_reason(url: str, tmp_path: 
     export(url, tmp_path, trim=True)
     # The service has forgotten the ids, as after long silence, and logs the events again; one is new.
     with Redis.from_url(url) as client:
-        client.delete(*[key for key in client.keys("*:event_ids")])
+        client.delete(*client.keys("*:event_ids"))
     assert append(url, [*events, *clicks("u1", [10])]) == 11
     result = export(url, tmp_path)
     assert (result.events, result.duplicates) == (1, 10)
@@ -194,7 +192,11 @@ def test_two_exports_do_not_write_to_one_directory(url: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("no json", "cannot be read"), ('{"schema_version": 9}', "schema_version 9"), ('{"positions": {"1": "x"}}', "read")],
+    [
+        ("no json", "cannot be read"),
+        ('{"schema_version": 9}', "schema_version 9"),
+        ('{"positions": {"1": "x"}}', "read"),
+    ],
 )
 def test_a_damaged_manifest_is_refused(url: str, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "export.json").write_text(content)
@@ -242,5 +244,9 @@ def test_the_command_prints_one_line_of_json_and_says_what_is_wrong(url: str, tm
 
 def _command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "offline.export_events", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "offline.export_events", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )

@@ -50,13 +50,15 @@ def shop_items() -> pa.Table:
     )
 
 
-def add_small_model(store: ModelStore, *, seed: int = 0) -> ModelManifest:
+def add_small_model(store: ModelStore, *, seed: int = 0, max_history_length: int = 8) -> ModelManifest:
     """An HLLM of the smallest preset with random weights."""
     torch.manual_seed(seed)
     titles = shop_items().column("title").to_pylist()
     item_backbone = load_backbone("preset:tiny", tokenizer_corpus=titles)
     user_backbone = load_backbone("preset:tiny")
-    config = HLLMConfig(embedding_dim=user_backbone.hidden_size, max_history_length=8, has_time_features=True)
+    config = HLLMConfig(
+        embedding_dim=user_backbone.hidden_size, max_history_length=max_history_length, has_time_features=True
+    )
     model = build_hllm(config=config, item_backbone=item_backbone, user_backbone=user_backbone)
     with store.staging() as staged:
         save_hllm(model, staged)

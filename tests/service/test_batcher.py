@@ -1,7 +1,10 @@
 """The batcher: batches what is concurrent, bounds what waits, and tells everybody who waits."""
 
 import asyncio
+import math
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +14,7 @@ import pytest
 
 from model_store.user_encoder import History
 from service.engine.batcher import EncodeBatcher
-from service.errors import NotReady, Overloaded
+from service.errors import DeadlineExceeded, ModelUnavailable, NotReady, Overloaded
 
 
 @dataclass
@@ -46,19 +49,36 @@ class SumEncoder:
 @dataclass
 class Counts:
     users: int = 0
-    shed: int = 0
+    waited: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def shed(self) -> int:
+        return len(self.reasons)
 
     def batch_ran(self, *, num_users: int, seconds: float) -> None:
         assert seconds >= 0
         self.users += num_users
 
-    def request_shed(self) -> None:
-        self.shed += 1
+    def request_waited(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.waited += 1
+
+    def request_shed(self, reason: str) -> None:
+        self.reasons.append(reason)
 
 
 @asynccontextmanager
-async def running(counts: Counts, *, max_users: int = 4, max_waiting: int = 100) -> AsyncIterator[EncodeBatcher]:
-    batcher = EncodeBatcher(max_users=max_users, max_wait_seconds=0.001, max_waiting=max_waiting, observer=counts)
+async def running(
+    counts: Counts, *, max_users: int = 4, max_waiting: int = 100, stuck_seconds: float = math.inf
+) -> AsyncIterator[EncodeBatcher]:
+    batcher = EncodeBatcher(
+        max_users=max_users,
+        max_wait_seconds=0.001,
+        max_waiting=max_waiting,
+        observer=counts,
+        stuck_seconds=stuck_seconds,
+    )
     batcher.start()
     try:
         yield batcher
@@ -222,3 +242,137 @@ async def test_work_whose_caller_is_gone_is_not_done() -> None:
         gate.set()
         await first
     assert done == []
+
+
+async def _measure(batcher: EncodeBatcher, seconds: float, *, times: int = 3) -> None:
+    """Teaches the batcher how long a forward pass of one takes."""
+    for _ in range(times):
+        await batcher.encode(SleepEncoder(seconds), _history(1))
+
+
+class SleepEncoder(SumEncoder):
+    """Takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.gate.set()
+        self.seconds = seconds
+
+    def encode(self, histories: Sequence[History]) -> np.ndarray:
+        time.sleep(self.seconds)
+        return super().encode(histories)
+
+
+async def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once_with_the_time_to_wait() -> None:
+    counts = Counts()
+    async with running(counts, max_users=1) as batcher:
+        await _measure(batcher, 0.2)
+        encoder = SleepEncoder(0.2)
+        asked = [asyncio.create_task(batcher.encode(encoder, _history(1))) for _ in range(8)]
+        await asyncio.sleep(0.01)  # 1.6 s of work
+        started = time.monotonic()
+        with pytest.raises(Overloaded, match="ms of work") as refused:
+            await batcher.encode(encoder, _history(1), deadline=started + 0.5)
+        assert time.monotonic() - started < 0.05
+        assert refused.value.retry_after_seconds == 2
+        assert counts.reasons == ["deadline"]
+        # one that has the time is taken
+        assert (await batcher.encode(encoder, _history(1), deadline=started + 10)).queue_seconds > 1
+        await asyncio.gather(*asked)
+
+
+async def test_a_queue_of_batches_is_not_taken_for_one_of_single_users() -> None:
+    async with running(Counts(), max_users=32) as batcher:
+        await _measure(batcher, 0.05)
+        encoder = SleepEncoder(0.05)
+        deadline = time.monotonic() + 0.5
+        # one after the other these would take two seconds; in batches they take two passes
+        answers = await asyncio.gather(
+            *(batcher.encode(encoder, _history(number), deadline=deadline) for number in range(40))
+        )
+    assert len(answers) == 40
+
+
+async def test_what_was_never_measured_is_not_refused() -> None:
+    async with running(Counts(), max_users=1) as batcher:
+        deadline = time.monotonic() + 5
+        encoder = SleepEncoder(0.001)
+        await asyncio.gather(*(batcher.encode(encoder, _history(1), deadline=deadline) for _ in range(50)))
+
+
+async def test_what_expired_in_the_queue_is_dropped_unrun() -> None:
+    encoder, counts = SumEncoder(), Counts()
+    async with running(counts, max_users=1) as batcher:
+        first = asyncio.create_task(batcher.encode(encoder, _history(1)))
+        await asyncio.sleep(0.02)
+        late = asyncio.create_task(batcher.encode(encoder, _history(2), deadline=time.monotonic() + 0.05))
+        work = asyncio.create_task(batcher.run(lambda: 1, deadline=time.monotonic() + 0.05))
+        await asyncio.sleep(0.1)
+        encoder.gate.set()
+        await first
+        for expired in (late, work):
+            with pytest.raises(DeadlineExceeded):
+                await expired
+    assert encoder.batches == [1]
+    assert counts.reasons == ["expired", "expired"]
+
+
+async def test_while_the_thread_is_stuck_requests_are_refused_at_once_and_served_again_afterwards() -> None:
+    encoder, counts = SumEncoder(), Counts()
+    async with running(counts, stuck_seconds=0.1) as batcher:
+        first = asyncio.create_task(batcher.encode(encoder, _history(1)))
+        await asyncio.sleep(0.2)
+        started = time.monotonic()
+        with pytest.raises(ModelUnavailable):
+            await batcher.encode(encoder, _history(1))
+        assert time.monotonic() - started < 0.05
+        encoder.gate.set()
+        await first
+        assert (await batcher.encode(encoder, _history(3))).embedding[0] == 3
+    assert counts.reasons == ["model_unavailable"]
+
+
+async def test_a_thread_that_dies_fails_what_it_was_doing_and_the_next_one_does_the_rest() -> None:
+    def die() -> None:
+        raise SystemExit("killed")
+
+    encoder = SumEncoder()
+    encoder.gate.set()
+    async with running(Counts(), max_users=1) as batcher:
+        killed = asyncio.create_task(batcher.run(die))
+        waiting = [asyncio.create_task(batcher.encode(encoder, _history(number))) for number in range(3)]
+        while batcher.thread.is_alive:
+            await asyncio.sleep(0.01)
+        assert not batcher.is_running
+        assert batcher.thread.revive()
+        with pytest.raises(ModelUnavailable):
+            await killed
+        assert [answer.embedding[0] for answer in await asyncio.gather(*waiting)] == [0, 1, 2]
+        assert batcher.is_running
+        assert batcher.thread.num_restarts == 1
+
+
+async def test_closing_does_not_wait_for_a_stuck_thread_for_ever() -> None:
+    encoder = SumEncoder()
+    batcher = EncodeBatcher(max_users=1, max_wait_seconds=0, max_waiting=9, observer=Counts())
+    batcher.start()
+    asked = [asyncio.create_task(batcher.encode(encoder, _history(1))) for _ in range(3)]
+    await asyncio.sleep(0.02)
+    started = time.monotonic()
+    await batcher.aclose(0.2)
+    assert time.monotonic() - started < 1
+    for one in asked:
+        with pytest.raises(NotReady):
+            await one
+    encoder.gate.set()
+
+
+async def test_an_answer_leaves_nothing_of_its_encoder_behind() -> None:
+    encoder = SleepEncoder(0.0)
+    async with running(Counts()) as batcher:
+        await batcher.encode(encoder, _history(1))
+        await batcher.run(lambda held=encoder: held.embedding_dim)
+        gone = weakref.ref(encoder)
+        del encoder
+        await asyncio.sleep(0.05)
+        assert gone() is None

@@ -29,6 +29,24 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     server.stop()
 
 
+def test_a_server_that_ended_is_started_again_where_it_was_with_what_it_had(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    url, process_ids = server.url, []
+    for number in range(2):
+        with Redis.from_url(url) as client:
+            client.set(f"key-{number}", "value")
+        process_ids.append(server.process_id)
+        os.kill(server.process_id or 0, signal.SIGKILL)
+        with Redis.from_url(url) as client:
+            wait_until(lambda client=client, number=number: client.get(f"key-{number}") == b"value")
+    last = server.process_id
+    assert (server.url, last not in process_ids) == (url, True)
+    server.stop()
+    assert last is not None
+    assert not _is_alive(last)
+
+
 def test_stopping_ends_the_process_and_its_socket(tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path)
     server.start()

@@ -54,6 +54,8 @@ async def test_events_are_counted_and_kept_oldest_first(client: httpx2.AsyncClie
         ({"properties": {"text": "x" * 5_000}}, "out_of_range"),
         ({"properties": {"number": 2**70}}, "out_of_range"),
         ({"surprise": 1}, "unknown_field"),
+        ({"session_id": "s"}, "ambiguous_owner"),
+        ({"session_id": None}, "invalid_type"),
     ],
 )
 async def test_a_bad_event_rejects_itself_alone(
@@ -111,9 +113,11 @@ async def test_erasure_forgets_the_user_and_gives_a_receipt(client: httpx2.Async
     await _report(client, event(user, "i1", 1), event(user, "i2", 2))
     receipt = (await client.delete(f"/users/{user}")).json()
     assert receipt["user_id"] == user
-    assert {store["store"]: store["records"] for store in receipt["stores"]} == {
+    stores = {store["store"]: store["records"] for store in receipt["stores"]}
+    assert {name: stores[name] for name in ("redis:history", "redis:event_ids", "redis:event_log", "model_state")} == {
         "redis:history": 2,
         "redis:event_ids": 3,
+        "redis:event_log": 2,
         "model_state": 0,
     }
     assert await _history(client, user) == []

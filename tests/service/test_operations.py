@@ -77,11 +77,13 @@ async def test_probes_version_and_unknown_paths(client: httpx2.AsyncClient) -> N
     ready = await client.get("/readyz")
     assert ready.json() == {
         "status": "ready",
-        "checks": {"bundle": "ok", "model_worker": "ok", "history_store": "ok"},
+        "checks": {"bundle": "ok", "store": "ok", "model_worker": "ok", "history_store": "ok"},
+        "refused": {},
     }
     version = (await client.get("/version")).json()
     assert (version["models"]["hllm"]["items"], version["models"]["hllm"]["modes"]) == (60, ["retrieve"])
     assert version["experiment"] is None
+    assert (version["refused"], version["draining"]) == ({}, [])
     for answer, status, code in (
         (await client.get("/nowhere"), 404, "not_found"),
         (await client.get("/recommend"), 405, "method_not_allowed"),

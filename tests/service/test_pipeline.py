@@ -1,110 +1,36 @@
-"""Constraints, retrieval and ranking, against the long way round."""
+"""Constraints, the planner and retrieval, and reasons, against the long way round."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.catalogue import Catalogue
-from service.errors import InvalidRequest
-from service.pipeline.constraints import Admissible, Condition, exclusions, filter_mask
+from model_store.index import build_index
+from service.engine.served_bundle import MaskCache
+from service.pipeline.constraints import Admissible, exclusions
 from service.pipeline.explaining import LIKENESS_TEMPERATURE, likeness_weights, reasons
 from service.pipeline.fallback import popular_items
-from service.pipeline.ranking import rank
+from service.pipeline.planner import choose
 from service.pipeline.retrieval import exact_scan, retrieve
+from tests.service import random_shops
 
-_COLOURS = st.sampled_from(["red", "green", "blue"])
-_ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "colour": st.none() | _COLOURS,
-            "price": st.none() | st.floats(-3, 3).map(lambda price: round(price, 1)) | st.just(math.nan),
-            "size": st.none() | st.integers(-3, 3),
-            "is_new": st.none() | st.booleans(),
-            "tags": st.none() | st.lists(_COLOURS, max_size=3),
-        }
-    ),
-    min_size=1,
-    max_size=12,
-)
-_TYPES = {
-    "colour": pa.string(),
-    "price": pa.float64(),
-    "size": pa.int64(),
-    "is_new": pa.bool_(),
-    "tags": pa.list_(pa.string()),
-}
-_NUMBERS = st.integers(-3, 3) | st.floats(-3, 3).map(lambda price: round(price, 1))
-_VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "colour": _COLOURS,
-    "price": _NUMBERS,
-    "size": _NUMBERS,
-    "is_new": st.booleans(),
-    "tags": _COLOURS,
-}
-
-
-def _catalogue(rows: list[dict[str, Any]]) -> Catalogue:
-    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in _TYPES.items()}
-    ids = [f"i{number}" for number in range(1, len(rows) + 1)]
-    popularity = pa.array(range(len(rows)), pa.int64())
-    return Catalogue.from_table(pa.table({"item_id": ids, "title": ids, **columns, "popularity": popularity}))
-
-
-@st.composite
-def _conditions(draw: st.DrawFn) -> dict[str, Condition]:
-    conditions = {}
-    for name in draw(st.lists(st.sampled_from(sorted(_TYPES)), unique=True, max_size=3)):
-        values = st.none() | st.lists(_VALUES[name], min_size=1, max_size=3).map(tuple)
-        bounds = st.none() | _VALUES[name] if name in {"price", "size", "colour"} else st.none()
-        conditions[name] = Condition(
-            any_of=draw(values),
-            none_of=draw(values),
-            gte=draw(bounds),
-            lte=draw(bounds),
-            exists=draw(st.none() | st.booleans()),
-        )
-    return conditions
-
-
-def _passes(value: Any, condition: Condition) -> bool:
-    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
-    members = set() if is_missing else set(value) if isinstance(value, list) else {value}
-    return all(
-        (
-            condition.any_of is None or bool(members & set(condition.any_of)),
-            condition.none_of is None or not members & set(condition.none_of),
-            condition.gte is None or (not is_missing and value >= condition.gte),
-            condition.lte is None or (not is_missing and value <= condition.lte),
-            condition.exists is None or condition.exists == (not is_missing),
-        )
-    )
-
-
-@settings(max_examples=200, deadline=None)
-@given(rows=_ROWS, conditions=_conditions())
-def test_a_filter_passes_what_each_of_its_conditions_passes(
-    rows: list[dict[str, Any]], conditions: dict[str, Condition]
-) -> None:
-    mask = filter_mask(_catalogue(rows), conditions)
-    expected = [all(_passes(row[name], condition) for name, condition in conditions.items()) for row in rows]
-    assert [True] * len(rows) == expected if mask is None else mask.tolist() == expected
+EMPTY_ROW = dict.fromkeys(random_shops.TYPES)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     mask=st.none() | st.lists(st.booleans(), min_size=12, max_size=12),
     excluded=st.sets(st.integers(1, 12)),
+    within=st.lists(st.booleans(), min_size=12, max_size=12),
     want=st.integers(0, 14),
 )
-def test_every_step_honours_the_same_admissible_set(mask: list[bool] | None, excluded: set[int], want: int) -> None:
-    rows = [{"colour": None, "price": None, "size": None, "is_new": None, "tags": None}] * 12
-    catalogue = _catalogue(rows)
+def test_every_step_honours_the_same_admissible_set(
+    mask: list[bool] | None, excluded: set[int], within: list[bool], want: int
+) -> None:
+    catalogue = random_shops.catalogue_of([EMPTY_ROW] * 12)
     chosen = exclusions(catalogue, [*(f"i{number}" for number in excluded), "unknown"])
     admissible = Admissible(12, None if mask is None else np.array(mask), chosen)
     expected = [n for n in range(1, 13) if n not in excluded and (mask is None or mask[n - 1])]
@@ -112,26 +38,28 @@ def test_every_step_honours_the_same_admissible_set(mask: list[bool] | None, exc
     assert admissible.count() == len(expected)
     assert (np.flatnonzero(admissible.allowed()) + 1).tolist() == expected
     assert admissible.without(np.array([3, 5, 3])).indices().tolist() == [n for n in expected if n not in {3, 5}]
+    fewer = admissible.within(np.array(within))
+    assert fewer.indices().tolist() == [n for n in expected if within[n - 1]]
+    assert fewer.count() == len(fewer.indices())
     # popularity rises with the row
     assert popular_items(catalogue, want, admissible).tolist() == expected[::-1][:want]
 
 
-@pytest.mark.parametrize(("stored", "asked"), [(0.0, -0.0), (-0.0, 0.0), (-0.0, 0)])
-def test_zero_has_no_sign(stored: float, asked: float) -> None:
-    rows = [{"colour": None, "price": stored, "size": None, "is_new": None, "tags": None}]
-    for condition, passes in ((Condition(any_of=(asked,)), True), (Condition(none_of=(asked,)), False)):
-        mask = filter_mask(_catalogue(rows), {"price": condition})
-        assert mask is not None
-        assert mask.tolist() == [passes]
+def test_what_is_kept_of_a_bundle_is_bounded_in_bytes() -> None:
+    cache = MaskCache(max_bytes=100)
+    made: list[int] = []
 
+    def make(key: int, size: int) -> np.ndarray:
+        made.append(key)
+        return np.full(size, key, dtype=np.uint8)
 
-@pytest.mark.parametrize(
-    "condition", [Condition(gte=True), Condition(any_of=("red",)), Condition(none_of=(True,)), Condition(lte=10**400)]
-)
-def test_a_value_of_another_type_is_refused(condition: Condition) -> None:
-    rows = [{"colour": None, "price": None, "size": 1, "is_new": None, "tags": None}]
-    with pytest.raises(InvalidRequest, match="size"):
-        filter_mask(_catalogue(rows), {"size": condition})
+    for key, size in ((1, 40), (2, 40), (1, 40), (3, 40), (1, 40), (2, 40), (4, 101), (4, 101), (2, 40)):
+        kept = cache.get(key, lambda key=key, size=size: make(key, size))
+        assert kept.tolist() == [key] * size
+        assert not kept.flags.writeable
+        assert cache.num_bytes <= 100
+    # 2 went when 3 came, as 1 had been used since; what is too large is not kept, and takes no room from others
+    assert made == [1, 2, 3, 2, 4, 4]
 
 
 @dataclass
@@ -139,6 +67,7 @@ class ForgetfulIndex:
     """Finds every second of the nearest items only, as a bad approximate index might."""
 
     vectors: np.ndarray
+    factory: str = "Flat"
 
     def search(
         self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None
@@ -159,33 +88,97 @@ class Vectors:
     """The part of a bundle that retrieval uses."""
 
     vectors: np.ndarray
-    index: ForgetfulIndex
+    index: Any
 
     def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
         return self.vectors[item_indices - 1]
 
 
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 99), excluded=st.sets(st.integers(1, 30)), want=st.integers(1, 40), has_mask=st.booleans())
-def test_k_items_come_back_whenever_k_are_admissible(seed: int, excluded: set[int], want: int, has_mask: bool) -> None:
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    excluded=st.sets(st.integers(1, 30)),
+    want=st.integers(1, 40),
+    share=st.sampled_from([None, 0.0, 0.1, 0.5, 0.95]),
+    is_forgetful=st.booleans(),
+    few=st.sampled_from([0, 5, 2_000]),
+    spare=st.sampled_from([0, 4, 1_000]),
+)
+def test_k_items_come_back_whenever_k_are_admissible_whatever_the_plan(
+    seed: int, excluded: set[int], want: int, share: float | None, is_forgetful: bool, few: int, spare: int
+) -> None:
     random = np.random.default_rng(seed)
     vectors = random.normal(size=(30, 4)).astype(np.float32)
-    mask = random.random(30) < 0.7 if has_mask else None
+    mask = None if share is None else random.random(30) < share
     admissible = Admissible(30, mask, np.array(sorted(excluded), dtype=np.int64))
-    bundle: Any = Vectors(vectors, ForgetfulIndex(vectors))
+    index = ForgetfulIndex(vectors) if is_forgetful else build_index(vectors, factory="Flat").index
+    bundle: Any = Vectors(vectors, index)
     query = random.normal(size=4).astype(np.float32)
-    found = retrieve(bundle, query, want, admissible)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.pipeline.planner._FEW_ITEMS", few)
+        patch.setattr("service.pipeline.planner._MANY_SPARE", spare)
+        found = retrieve(bundle, query, want, admissible)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     expected = sorted(admissible.indices().tolist(), key=lambda item: -scores[item - 1])[:want]
     assert len(found.item_indices) == len(expected)
     assert set(found.item_indices.tolist()) <= set(admissible.indices().tolist())
     np.testing.assert_allclose(found.scores, scores[found.item_indices - 1], rtol=1e-4, atol=1e-6)
-    # where the index fell short, or was not asked, nothing nearer was missed
-    if has_mask or found.warning is not None:
+    if not expected:
+        assert found.plans == ()
+        return
+    # where the index finds what there is, or was not asked, nothing nearer was missed
+    if not is_forgetful or found.plans[-1].name == "exact_scan":
         assert found.item_indices.tolist() == expected
-    if not has_mask and not excluded and len(expected) > 1:
-        assert found.warning is not None
-        assert found.warning.startswith("exact_scan: ")
+    # it is the index's fault if it was to find all that there is: given a selector, or asked for every item
+    is_fault = any(
+        plan.num_found < len(expected) and (plan.name == "selector" or plan.num_fetched == 30) for plan in found.plans
+    )
+    assert (found.warning is not None) is is_fault
+    assert found.plans[-1].num_found == len(expected)
+    assert all(plan.num_admissible == admissible.count() for plan in found.plans)
+
+
+@pytest.mark.parametrize(
+    ("num_admissible", "num_excluded", "want", "factory", "name", "fetch"),
+    [
+        (100_000, 0, 10, "", "over_fetch", 10),
+        (99_900, 100, 10, "", "over_fetch", 110),
+        (98_000, 2_000, 10, "", "selector", 10),  # too many to fetch around
+        (90_000, 0, 10, "Flat", "over_fetch", 23),
+        (50_000, 100, 10, "Flat", "over_fetch", 140),
+        (10_000, 0, 10, "Flat", "selector", 10),
+        (10_000, 0, 10, "OPQ16,IVF512,Flat", "over_fetch", 200),  # a selector would make it look at everything
+        (5_000, 0, 100, "HNSW32,Flat", "selector", 100),
+        (50_000, 0, 2_000, "SQfp16", "selector", 2_000),
+        (2_000, 0, 10, "IVF512,Flat", "exact_scan", 2_000),
+        (2_000, 0, 10, "Flat", "exact_scan", 2_000),
+        (5, 0, 5, "Flat", "exact_scan", 5),
+    ],
+)
+def test_the_plan_follows_from_how_many_are_admissible(
+    num_admissible: int, num_excluded: int, want: int, factory: str, name: str, fetch: int
+) -> None:
+    choice = choose(
+        num_items=100_000,
+        num_admissible=num_admissible,
+        num_excluded=num_excluded,
+        want=want,
+        is_filtered=bool(factory),
+        factory=factory,
+    )
+    assert (choice.name, choice.fetch) == (name, fetch)
+
+
+def test_a_filter_that_leaves_nothing_near_is_answered_by_the_next_plan() -> None:
+    # what may be returned lies on the other side
+    vectors = np.concatenate([np.tile([1.0, 0.0], (60, 1)), np.tile([-1.0, 0.0], (40, 1))]).astype(np.float32)
+    vectors[:, 1] = np.linspace(0.1, 0.2, 100)
+    admissible = Admissible(100, vectors[:, 0] < 0, np.empty(0, dtype=np.int64))
+    bundle: Any = Vectors(vectors, build_index(vectors, factory="Flat").index)
+    found = retrieve(bundle, np.array([1.0, 0.0], dtype=np.float32), 5, admissible)
+    assert [plan.name for plan in found.plans] == ["over_fetch", "exact_scan"]
+    assert found.warning is None
+    assert found.item_indices.tolist() == [100, 99, 98, 97, 96]
 
 
 def test_an_exact_scan_in_several_pieces_is_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,16 +191,6 @@ def test_an_exact_scan_in_several_pieces_is_one_scan(monkeypatch: pytest.MonkeyP
     assert whole.item_indices.tolist() == pieces.item_indices.tolist()
     assert whole.item_indices[0] == 8
     assert whole.scores[0] == pytest.approx(1.0)
-
-
-def test_diversity_prefers_what_is_unlike_what_was_chosen() -> None:
-    # three near copies and one item in another direction
-    vectors = np.array([[1, 0], [1, 0.01], [1, 0.02], [0, 1]], dtype=np.float32)
-    scores = np.array([0.9, 0.89, 0.88, 0.5], dtype=np.float32)
-    assert rank(vectors, scores, 3, diversity=0.0).tolist() == [0, 1, 2]
-    assert rank(vectors, scores, 2, diversity=0.5).tolist() == [0, 3]
-    assert sorted(rank(vectors, scores, 9, diversity=1.0).tolist()) == [0, 1, 2, 3]
-    assert rank(vectors[:0], scores[:0], 3, diversity=0.5).tolist() == []
 
 
 def test_an_item_of_the_history_weighs_by_its_likeness() -> None:

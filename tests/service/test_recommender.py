@@ -1,8 +1,8 @@
-"""The fallback ladder, where the model or the index fails, the request's deadline, and an erasure in between."""
+"""One recommendation from beginning to end, where a part fails or somebody is erased in between."""
 
+import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,88 +11,49 @@ import numpy as np
 import pytest
 
 from model_store.bundle import open_bundle
+from model_store.event_log import Owner
 from model_store.generator import make_generator
 from model_store.store import ModelStore
-from model_store.user_encoder import History, make_user_encoder
+from model_store.user_encoder import make_user_encoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
-from service.errors import DeadlineExceeded
-from service.pipeline.choosing import Chooser
-from service.pipeline.protocols import HistoryReader
-from service.pipeline.query import Interaction, Query
-from service.pipeline.recommender import Recommender
+from service.pipeline.last_known import LastKnown
+from service.pipeline.query import Interaction, Query, Recommendation
 from service.running import SearchThreads
-from service.sessions.history_store import Event, StoredHistory
+from tests.service.pipelines import (
+    Shelf,
+    cripple,
+    inline_query,
+    make_recommender,
+    nearest,
+    poison,
+    with_wrong_index,
+)
 from tests.service.test_batcher import Counts
 
 
-class OneBundle:
-    """Always the same bundle."""
-
-    def __init__(self, served: ServedBundle) -> None:
-        self._served = served
-
-    def get(self, _kind: str | None = None) -> ServedBundle:
-        return self._served
-
-    def is_live(self, kind: str) -> bool:
-        return kind == self._served.kind
-
-
-class NoHistories:
-    """Nobody is known."""
-
-    async def read(self, *_: Any, **__: Any) -> StoredHistory:
-        return StoredHistory()
-
-
-class Encoder:
-    """The real one, with a fault in it."""
-
-    def __init__(self, served: ServedBundle, fault: str) -> None:
-        self._encoder = served.encoder
-        self._fault = fault
-        self.max_history_length = self._encoder.max_history_length
-        self.embedding_dim = self._encoder.embedding_dim
-        self.kept_bytes = 0
-
-    def window(self, num_items: int) -> int:
-        return self._encoder.window(num_items)
-
-    def encode(self, histories: Sequence[History]) -> np.ndarray:
-        if self._fault == "raises":
-            raise RuntimeError("out of memory")
-        if self._fault == "slow":
-            time.sleep(0.3)
-        embeddings = self._encoder.encode(histories)
-        return embeddings * np.nan if self._fault == "nan" else embeddings
-
-    def explain(self, history: History) -> np.ndarray:
-        if self._fault == "cannot explain":
-            raise RuntimeError("out of memory")
-        return self._encoder.explain(history)
-
-    def forget(self, owner: str) -> bool:
-        return self._encoder.forget(owner)
-
-
 class Generator:
-    """Breaks, or says what it is told to."""
+    """Says what it is told to."""
 
-    def __init__(self, answer: tuple[list[int], list[float]] | None) -> None:
-        self._answer = answer
+    def __init__(self, item_indices: list[int], scores: list[float]) -> None:
+        self._answer = np.array(item_indices, dtype=np.int64), np.array(scores, dtype=np.float32)
 
     def recommend(self, *_: Any) -> tuple[np.ndarray, np.ndarray]:
-        if self._answer is None:
-            raise FloatingPointError("the model gave a logit that is not finite")
-        return np.array(self._answer[0], dtype=np.int64), np.array(self._answer[1], dtype=np.float32)
+        return self._answer
 
 
-class BrokenIndex:
-    """Raises whatever is asked."""
+class Watched:
+    """Remembers on which threads its methods run; breaks those that it is told to break."""
 
-    def search(self, *_: Any, **__: Any) -> Any:
-        raise OSError("the file is gone")
+    def __init__(self, wrapped: Any, threads: dict[str, str], broken: str = "") -> None:
+        self._wrapped, self._threads, self._broken = wrapped, threads, broken
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"encode", "explain", "recommend"}:
+            self._threads[name] = threading.current_thread().name
+        if name == self._broken:
+            raise RuntimeError("out of memory")
+        return getattr(self._wrapped, name)
 
 
 @pytest.fixture
@@ -119,73 +80,81 @@ async def batcher() -> AsyncIterator[EncodeBatcher]:
     await batcher.aclose()
 
 
-def _recommender(
-    served: ServedBundle,
-    batcher: EncodeBatcher,
-    *,
-    histories: HistoryReader | None = None,
-    num_erasures: Callable[[], int] = lambda: 0,
-) -> Recommender:
-    return Recommender(
-        chooser=Chooser(OneBundle(served)),
-        histories=histories or NoHistories(),
-        models=batcher,
-        run_blocking=SearchThreads(),
-        num_erasures=num_erasures,
-    )
+def _ids(answer: Recommendation) -> list[str]:
+    return [item.item_id for item in answer.items]
 
 
-def _query(**more: Any) -> Query:
-    history = [Interaction("i1"), Interaction("i2", 5)]
-    return Query(user_id=None, k=4, timeout_seconds=5, history=history, exclude_item_ids=["i4"], **more)
+def _codes(answer: Recommendation) -> list[str]:
+    return [warning.partition(":")[0] for warning in answer.warnings]
 
 
-@pytest.mark.parametrize("fault", ["raises", "nan"])
-async def test_a_failing_model_is_answered_by_popular_items_under_the_same_constraints(
-    served: ServedBundle, batcher: EncodeBatcher, fault: str
+def _like_the_latest(served: ServedBundle) -> list[str]:
+    """What is like i1 and i2, but none of these, nor i4."""
+    embeddings = served.bundle.embeddings[:2]
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return nearest(served, unit.mean(axis=0), 4, without={1, 2, 4})
+
+
+@pytest.mark.parametrize(("break_it", "warning"), [(poison, "not a number"), (cripple, "could not read this history")])
+async def test_a_failing_model_is_answered_by_what_is_like_the_latest_items_under_the_same_constraints(
+    served: ServedBundle, batcher: EncodeBatcher, break_it: Any, warning: str
 ) -> None:
-    broken = replace(served, encoder=Encoder(served, fault))
-    answer = await _recommender(broken, batcher).recommend(_query())
-    assert [item.item_id for item in answer.items] == ["i3", "i5", "i6", "i7"]
-    assert (answer.source, answer.fallback_reason) == ("fallback:popular", "model_failed")
-    assert answer.warnings[0].startswith("model_failed: ")
+    break_it(served.encoder)
+    answer = await make_recommender(served, batcher).recommend(inline_query())
+    assert _ids(answer) == _like_the_latest(served)
+    assert (answer.source, answer.fallback_reason) == ("fallback:similar_items", "model_failed")
+    assert (answer.history_length, _codes(answer)) == (0, ["model_failed"])
+    assert warning in answer.warnings[0]
+    assert [(note.step, note.reason) for note in answer.steps] == [
+        ("model", "failed"),
+        ("last_embedding", "none_kept"),
+        ("similar_items", "answered"),
+    ]
 
 
-async def test_a_failing_index_is_answered_by_popular_items(served: ServedBundle, batcher: EncodeBatcher) -> None:
-    index: Any = BrokenIndex()
-    broken = replace(served, bundle=replace(served.bundle, index=index))
-    answer = await _recommender(broken, batcher).recommend(_query())
-    assert [item.item_id for item in answer.items] == ["i3", "i5", "i6", "i7"]
-    assert (answer.source, answer.fallback_reason) == ("fallback:popular", "index_failed")
+async def test_a_failing_index_is_answered_by_what_is_popular_in_the_segment(
+    served: ServedBundle, batcher: EncodeBatcher
+) -> None:
+    broken = with_wrong_index(served)
+    answer = await make_recommender(broken, batcher).recommend(inline_query())
+    # of two categories met once each that of the latest item, i2: every third item, and i2 itself was seen
+    assert _ids(answer) == ["i5", "i8", "i11", "i14"]
+    assert (answer.source, answer.fallback_reason) == ("fallback:segment_popular", "index_failed")
+    assert _codes(answer) == ["index_failed"]
+    assert [(note.step, note.reason) for note in answer.steps] == [
+        ("model", "index_failed"),
+        ("segment_popular", "answered"),
+    ]
 
 
 async def test_titles_that_cannot_be_written_are_answered_by_retrieval(
     hat: ServedBundle, batcher: EncodeBatcher
 ) -> None:
-    retrieved = await _recommender(hat, batcher).recommend(_query())
-    broken = replace(hat, generator=Generator(None))
-    answer = await _recommender(broken, batcher).recommend(_query(mode="generate"))
-    assert [item.item_id for item in answer.items] == [item.item_id for item in retrieved.items]
+    retrieved = await make_recommender(hat, batcher).recommend(inline_query())
+    broken: Any = replace(hat, generator=Watched(hat.generator, {}, "recommend"))
+    answer = await make_recommender(broken, batcher).recommend(inline_query(mode="generate"))
+    assert _ids(answer) == _ids(retrieved)
     assert (answer.source, answer.fallback_reason) == ("fallback:retrieve", "generate_failed")
     assert (answer.mode, answer.history_length) == ("generate", 2)
-    assert answer.warnings[0].startswith("generate_failed: ")
+    assert _codes(answer) == ["generate_failed"]
+    assert [(note.step, note.reason) for note in answer.steps] == [("generate", "failed"), ("retrieve", "answered")]
 
 
-async def test_a_model_that_can_do_nothing_is_answered_by_popular_items(
+async def test_a_model_that_can_do_nothing_is_answered_by_what_is_like_the_latest_items(
     hat: ServedBundle, batcher: EncodeBatcher
 ) -> None:
-    broken = replace(hat, generator=Generator(None), encoder=Encoder(hat, "raises"))
-    answer = await _recommender(broken, batcher).recommend(_query(mode="generate", explain=True))
-    assert [item.item_id for item in answer.items] == ["i3", "i5", "i6", "i7"]
-    assert (answer.source, answer.fallback_reason) == ("fallback:popular", "generate_failed")
-    assert [warning.partition(":")[0] for warning in answer.warnings] == ["generate_failed", "model_failed"]
+    poison(hat.encoder)
+    answer = await make_recommender(hat, batcher).recommend(inline_query(mode="generate", explain=True))
+    assert _ids(answer) == _like_the_latest(hat)
+    assert (answer.source, answer.fallback_reason) == ("fallback:similar_items", "generate_failed")
+    assert _codes(answer) == ["generate_failed", "model_failed"]
     assert not any(item.reasons for item in answer.items)
 
 
 async def test_a_generator_cannot_smuggle_in_what_is_excluded(hat: ServedBundle, batcher: EncodeBatcher) -> None:
-    careless = replace(hat, generator=Generator(([4, 1, 9], [-0.1, -0.2, -0.3])))
-    answer = await _recommender(careless, batcher).recommend(_query(mode="generate"))
-    ids = [item.item_id for item in answer.items]
+    careless = replace(hat, generator=Generator([4, 1, 9], [-0.1, -0.2, -0.3]))
+    answer = await make_recommender(careless, batcher).recommend(inline_query(mode="generate"))
+    ids = _ids(answer)
     assert ids[0] == "i9"
     assert len(set(ids)) == 4
     assert not {"i1", "i2", "i4"} & set(ids)
@@ -195,9 +164,8 @@ async def test_a_generator_cannot_smuggle_in_what_is_excluded(hat: ServedBundle,
 async def test_an_index_that_fails_after_generating_is_filled_up_with_popular_items(
     hat: ServedBundle, batcher: EncodeBatcher
 ) -> None:
-    index: Any = BrokenIndex()
-    broken = replace(hat, generator=Generator(([9], [-0.3])), bundle=replace(hat.bundle, index=index))
-    answer = await _recommender(broken, batcher).recommend(_query(mode="generate"))
+    broken = replace(with_wrong_index(hat), generator=Generator([9], [-0.3]))
+    answer = await make_recommender(broken, batcher).recommend(inline_query(mode="generate"))
     assert [(item.item_id, round(item.score, 3)) for item in answer.items] == [
         ("i9", -0.3),
         ("i3", 0.0),
@@ -205,32 +173,45 @@ async def test_an_index_that_fails_after_generating_is_filled_up_with_popular_it
         ("i6", 0.0),
     ]
     assert (answer.source, answer.fallback_reason) == ("model", None)
-    assert [warning.partition(":")[0] for warning in answer.warnings] == ["index_failed", "popular_fill"]
+    assert _codes(answer) == ["index_failed", "popular_fill"]
+
+
+async def test_titles_that_were_written_are_not_lost_when_the_rest_cannot_be_searched_in_time(
+    hat: ServedBundle, batcher: EncodeBatcher
+) -> None:
+    searches, gate = SearchThreads(), threading.Event()
+
+    class Holds(Generator):
+        def recommend(self, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+            for _ in range(2):
+                asyncio.run_coroutine_threadsafe(searches(lambda: gate.wait(10)), loop)
+            return super().recommend()
+
+    loop = asyncio.get_running_loop()
+    busy = replace(hat, generator=Holds([9], [-0.3]))
+    recommender = make_recommender(busy, batcher, run_blocking=searches)
+    answer = await recommender.recommend(inline_query(mode="generate", timeout_seconds=0.5))
+    gate.set()
+    assert _ids(answer) == ["i9", "i3", "i5", "i6"]
+    assert (answer.source, answer.fallback_reason) == ("model", None)
+    assert _codes(answer) == ["search_timed_out", "popular_fill"]
 
 
 async def test_an_answer_without_reasons_is_better_than_none(hat: ServedBundle, batcher: EncodeBatcher) -> None:
-    mute = replace(hat, encoder=Encoder(hat, "cannot explain"))
-    answer = await _recommender(mute, batcher).recommend(_query(explain=True))
-    assert (answer.source, len(answer.items)) == ("model", 4)
-    assert not any(item.reasons for item in answer.items)
-    assert [warning.partition(":")[0] for warning in answer.warnings] == ["explain_failed"]
+    mute: Any = replace(hat, encoder=Watched(hat.encoder, {}, "explain"))
+    for falls_back in (True, False):
+        recommender = make_recommender(mute, batcher, falls_back=falls_back)
+        answer = await recommender.recommend(inline_query(explain=True))
+        assert (answer.source, len(answer.items)) == ("model", 4)
+        assert not any(item.reasons for item in answer.items)
+        assert _codes(answer) == ["explain_failed"]
 
 
 async def test_all_that_needs_the_model_runs_on_its_thread(hat: ServedBundle, batcher: EncodeBatcher) -> None:
     threads: dict[str, str] = {}
-
-    class Watched:
-        def __init__(self, wrapped: Any) -> None:
-            self._wrapped = wrapped
-
-        def __getattr__(self, name: str) -> Any:
-            if name in {"encode", "explain", "recommend"}:
-                threads[name] = threading.current_thread().name
-            return getattr(self._wrapped, name)
-
-    watched: Any = replace(hat, encoder=Watched(hat.encoder), generator=Watched(hat.generator))
+    watched: Any = replace(hat, encoder=Watched(hat.encoder, threads), generator=Watched(hat.generator, threads))
     for mode in ("retrieve", "generate"):
-        await _recommender(watched, batcher).recommend(_query(mode=mode, explain=True))
+        await make_recommender(watched, batcher).recommend(inline_query(mode=mode, explain=True))
     assert threads.keys() == {"encode", "explain", "recommend"}
     assert all(name.startswith("hatstand-model") for name in threads.values())
 
@@ -240,37 +221,84 @@ async def test_all_that_needs_the_model_runs_on_its_thread(hat: ServedBundle, ba
 async def test_who_is_erased_while_a_request_has_their_history_does_not_come_back(
     hat: ServedBundle, batcher: EncodeBatcher, more: dict[str, Any], is_erased: bool
 ) -> None:
-    num_erasures = 0
+    shelf, num_erasures, last_known = Shelf(), 0, LastKnown(max_bytes=1 << 20, max_age_seconds=100)
+    shelf.add("u1", "i1", "i2")
 
-    class ErasedMeanwhile:
-        async def read(self, user_id: str, **_: Any) -> StoredHistory:
-            nonlocal num_erasures
-            num_erasures += is_erased
+    def erase(user_id: str) -> None:
+        nonlocal num_erasures
+        if is_erased:
+            num_erasures += 1
+            last_known.forget(Owner(user_id))
             hat.encoder.forget(user_id)
-            return StoredHistory([Event("e1", user_id, "i1", 1), Event("e2", user_id, "i2", 2)])
 
-    recommender = _recommender(hat, batcher, histories=ErasedMeanwhile(), num_erasures=lambda: num_erasures)
+    shelf.on_read = erase
+    recommender = make_recommender(
+        hat, batcher, histories=shelf, num_erasures=lambda: num_erasures, last_known=last_known
+    )
     answer = await recommender.recommend(Query(user_id="u1", k=4, timeout_seconds=5, **more))
     assert (answer.source, answer.history_length) == ("model", 2)
     assert hat.encoder.forget("u1") is not is_erased
     assert hat.encoder.kept_bytes == 0
-
-
-async def test_a_deadline_is_kept(served: ServedBundle, batcher: EncodeBatcher) -> None:
-    slow = replace(served, encoder=Encoder(served, "slow"))
-    started = time.perf_counter()
-    with pytest.raises(DeadlineExceeded, match="50 ms"):
-        await _recommender(slow, batcher).recommend(replace(_query(), timeout_seconds=0.05))
-    assert time.perf_counter() - started < 0.25
+    kept = last_known.forget(Owner("u1"))
+    assert (kept["last_histories"] > 0) is not is_erased
+    assert kept["last_embeddings"] == (0 if is_erased or more.get("mode") == "generate" else 1)
 
 
 async def test_an_inline_history_is_put_in_the_order_of_time_only_if_all_times_are_known(
     served: ServedBundle, batcher: EncodeBatcher
 ) -> None:
     async def answered(*history: Interaction) -> list[float]:
-        query = replace(_query(), history=history, exclude_item_ids=())
-        return [item.score for item in (await _recommender(served, batcher).recommend(query)).items]
+        query = inline_query(history=history, exclude_item_ids=())
+        return [item.score for item in (await make_recommender(served, batcher).recommend(query)).items]
 
     sorted_ = await answered(Interaction("i1", 10), Interaction("i2", 20))
     assert await answered(Interaction("i2", 20), Interaction("i1", 10)) == sorted_
     assert await answered(Interaction("i2"), Interaction("i1", 10)) != sorted_
+
+
+async def test_a_history_that_has_not_changed_is_not_read_again_by_the_model(
+    served: ServedBundle, batcher: EncodeBatcher
+) -> None:
+    shelf = Shelf()
+    shelf.add("u1", "i1", "i2")
+    recommender, query = make_recommender(served, batcher, histories=shelf), Query("u1", 10, 5)
+    first = await recommender.recommend(query)
+    poison(served.encoder)
+    again = await recommender.recommend(query)
+    assert again.items == first.items
+    assert (again.source, again.history_length, again.warnings) == ("model", 2, [])
+    assert first.timing.encode > 0
+    assert (again.timing.encode, again.timing.queue) == (0, 0)
+    # another user of the same history is another user; the same history in a request is nobody's
+    shelf.add("u2", "i1", "i2")
+    inline = replace(query, history=[Interaction(event.item_id, event.timestamp) for event in shelf.users["u1"]])
+    for other in (replace(query, user_id="u2"), inline):
+        assert (await recommender.recommend(other)).source == "fallback:similar_items"
+    shelf.add("u1", "i3")
+    assert (await recommender.recommend(query)).source == "fallback:last_embedding"
+
+
+async def test_a_session_has_a_history_of_its_own_and_joins_its_users(
+    hat: ServedBundle, batcher: EncodeBatcher
+) -> None:
+    shelf = Shelf()
+    shelf.add("anna", "i1", "i2")
+    shelf.add_to_session("anna", "i3", "i4")
+    recommender = make_recommender(hat, batcher, histories=shelf)
+
+    async def scores(**who: Any) -> tuple[list[tuple[str, float]], int]:
+        answer = await recommender.recommend(Query(**{"user_id": None, "k": 60, "timeout_seconds": 5, **who}))
+        return [(item.item_id, pytest.approx(item.score, abs=1e-5)) for item in answer.items], answer.history_length
+
+    def inline(*items: int) -> dict[str, Any]:
+        at = {1: 10, 2: 20, 3: 15, 4: 25}
+        return {"history": [Interaction(f"i{item}", at[item]) for item in items]}
+
+    assert await scores(user_id="anna") == await scores(**inline(1, 2))
+    assert hat.encoder.forget("anna")
+    # nothing of a session stays with the encoder
+    assert await scores(session_id="anna") == await scores(**inline(3, 4))
+    assert await scores(user_id="anna", session_id="anna") == await scores(**inline(1, 3, 2, 4))
+    assert hat.encoder.kept_bytes == 0
+    nobody = await recommender.recommend(Query(None, 4, 5, session_id="nobody"))
+    assert (nobody.source, _ids(nobody)) == ("fallback:popular", ["i1", "i2", "i3", "i4"])

@@ -37,6 +37,15 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ("HATSTAND_API_KEYS", '[{"name": "a", "sha256": "plain", "scopes": []}]'),
         ("HATSTAND_API_KEYS", "secret"),
         ("HATSTAND_LOG_LEVEL", "loud"),
+        ("HATSTAND_LOG_FORMAT", "xml"),
+        ("HATSTAND_CORS_ORIGINS", "https://shop.example"),
+        ("HATSTAND_CORS_ORIGINS", '["shop.example"]'),
+        ("HATSTAND_CORS_ORIGINS", '["https://shop.example/page"]'),
+        ("HATSTAND_TRUSTED_PROXIES", "10.0.0.0/8, nginx"),
+        ("HATSTAND_RATE_LIMIT_PER_MINUTE", "-1"),
+        ("HATSTAND_STORE_POLL_SECONDS", "-1"),
+        ("HATSTAND_MAX_JSON_DEPTH", "1000"),
+        ("HATSTAND_API_KEYS", '[{"name": "a", "sha256": "%s", "scopes": [], "requests_per_minute": -1}]' % ("0" * 64)),
         ("HATSTAND_STATE_CACHE_MB", "-1"),
         ("HATSTAND_HATLLM_MODE", "guess"),
         ("HATSTAND_EXPERIMENT", "hllm"),
@@ -63,6 +72,14 @@ def test_an_experiment_is_read_and_an_empty_one_is_off(monkeypatch: pytest.Monke
     assert load_settings(os.environ).experiment == Experiment(name="hat-vs-hllm", arms={"hllm": 50, "hatllm": 50})
     monkeypatch.setenv("HATSTAND_EXPERIMENT", "")
     assert load_settings(os.environ).experiment is None
+
+
+def test_origins_and_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HATSTAND_CORS_ORIGINS", '["https://shop.example", "http://localhost:3000"]')
+    monkeypatch.setenv("HATSTAND_TRUSTED_PROXIES", "10.0.0.0/8, 127.0.0.1,::1")
+    settings = load_settings(os.environ)
+    assert settings.cors_origins == ("https://shop.example", "http://localhost:3000")
+    assert settings.trusted_proxies == "10.0.0.0/8, 127.0.0.1,::1"
 
 
 def test_an_unknown_variable_with_our_prefix_is_refused() -> None:

@@ -154,6 +154,14 @@ def load_hatllm_base(backbone: str) -> dict[str, torch.Tensor]:
     return dict(load_backbone(backbone).model.state_dict())
 
 
+def test_query_and_item_embedding_start_as_the_state_itself(shop: Path, tmp_path: Path) -> None:
+    model, _ = train(settings(shop, tmp_path / "store", learning_rate=1e-9, embedding_dim=48))
+    for head in (model.user_head, model.item_head):
+        assert head is not None
+        torch.testing.assert_close(head.weight.data, torch.eye(48, 128), atol=1e-6, rtol=0)
+        torch.testing.assert_close(head.bias.data, torch.zeros(48), atol=1e-6, rtol=0)
+
+
 def test_items_held_out_have_no_vector(shop: Path, tmp_path: Path) -> None:
     model, _ = train(settings(shop, tmp_path / "store", hold_out_items=0.3, seed=3))
     assert model.item_vectors is not None

@@ -1,0 +1,90 @@
+"""How long what waits for the model will take, from what such work took lately.
+
+Refusing is right only if the deadline certainly cannot be met, so where nothing was measured yet the estimate is low:
+the time of a larger batch is taken to be that of the largest smaller one that was seen.
+"""
+
+from collections import Counter
+from collections.abc import Hashable
+
+# The weight of the newest measurement.
+_NEWEST = 0.2
+# Kinds of work are few (types of encoders, places in the code that ask); more would be a mistake, and are not kept.
+_MAX_KINDS = 64
+
+
+class QueueTime:
+    """Measured times per kind of work, and how much of each kind waits.
+
+    Args:
+        max_users: Of one forward pass.
+    """
+
+    def __init__(self, *, max_users: int) -> None:
+        self._max_users = max_users
+        self._batch_seconds: dict[tuple[Hashable, int], float] = {}
+        self._work_seconds: dict[Hashable, float] = {}
+        self._users: Counter[Hashable] = Counter()
+        self._works: Counter[Hashable] = Counter()
+
+    def user_came(self, kind: Hashable) -> None:
+        """One more history waits."""
+        self._users[kind] += 1
+
+    def user_left(self, kind: Hashable) -> None:
+        """One fewer."""
+        _take(self._users, kind)
+
+    def work_came(self, kind: Hashable) -> None:
+        """One more piece of other work waits."""
+        self._works[kind] += 1
+
+    def work_left(self, kind: Hashable) -> None:
+        """One fewer."""
+        _take(self._works, kind)
+
+    def batch_ran(self, kind: Hashable, *, num_users: int, seconds: float) -> None:
+        """A forward pass took so long."""
+        _learn(self._batch_seconds, (kind, _size_class(num_users)), seconds)
+
+    def work_ran(self, kind: Hashable, seconds: float) -> None:
+        """A piece of other work took so long."""
+        _learn(self._work_seconds, kind, seconds)
+
+    def batch_seconds(self, kind: Hashable, num_users: int) -> float:
+        """Expected of one forward pass; 0 where none was measured."""
+        classes = range(_size_class(min(num_users, self._max_users)) + 1)
+        return max((self._batch_seconds.get((kind, size), 0.0) for size in classes), default=0.0)
+
+    def work_seconds(self, kind: Hashable) -> float:
+        """Expected of one piece of other work; 0 where none was measured."""
+        return self._work_seconds.get(kind, 0.0)
+
+    def waiting_seconds(self, *, another: Hashable | None = None, another_work: Hashable | None = None) -> float:
+        """Until everything that waits is done, and, where given, one more history or piece of work."""
+        users = self._users + Counter([another] if another is not None else [])
+        works = self._works + Counter([another_work] if another_work is not None else [])
+        total = sum(count * self.work_seconds(kind) for kind, count in works.items())
+        for kind, count in users.items():
+            full, rest = divmod(count, self._max_users)
+            total += full * self.batch_seconds(kind, self._max_users)
+            total += self.batch_seconds(kind, rest) if rest else 0.0
+        return total
+
+
+def _size_class(num_users: int) -> int:
+    """0 for one user, 1 for two, 2 for three and four, 3 for five to eight, ..."""
+    return max(num_users - 1, 0).bit_length()
+
+
+def _take(counts: "Counter[Hashable]", kind: Hashable) -> None:
+    counts[kind] -= 1
+    if counts[kind] <= 0:
+        del counts[kind]
+
+
+def _learn(known: "dict[tuple[Hashable, int], float] | dict[Hashable, float]", kind: Hashable, seconds: float) -> None:
+    if kind in known:
+        known[kind] += _NEWEST * (seconds - known[kind])  # type: ignore[index]
+    elif len(known) < _MAX_KINDS:
+        known[kind] = seconds  # type: ignore[index]

@@ -1,0 +1,57 @@
+"""What this process remembers of users and sessions, in one place, so that forgetting somebody forgets all of it."""
+
+from collections.abc import Sequence
+
+from model_store.event_log import Owner
+from service.engine.user_embeddings import LastEmbeddings
+from service.pipeline.known_history import LastHistories
+from service.pipeline.query import Interaction, Query
+
+
+class LastKnown:
+    """The last good embeddings and the last known histories. For the event loop.
+
+    Args:
+        max_bytes: Of all together, half for each; 0 keeps nothing.
+        max_age_seconds: Older ones are dropped.
+    """
+
+    def __init__(self, *, max_bytes: int, max_age_seconds: float) -> None:
+        self.embeddings = LastEmbeddings(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
+        self.histories = LastHistories(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
+        self._num_forgotten = 0
+
+    @property
+    def num_forgotten(self) -> int:
+        """How often somebody was forgotten: what was read before the last time must not be kept after it."""
+        return self._num_forgotten
+
+    def kept_bytes(self) -> dict[str, int]:
+        """What is kept takes, about."""
+        return {"embeddings": self.embeddings.num_bytes, "histories": self.histories.num_bytes}
+
+    def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
+        """Adds interactions that the history store has acknowledged."""
+        self.histories.add(owner, interactions)
+
+    def forget(self, owner: Owner) -> dict[str, int]:
+        """Drops everything that is kept of somebody; call it once their history is gone.
+
+        Returns:
+            What was kept, and how many records of it.
+        """
+        self._num_forgotten += 1
+        return {
+            "last_embeddings": self.embeddings.forget(owner),
+            "last_histories": self.histories.forget(owner),
+        }
+
+
+def owners_of(query: Query) -> list[Owner]:
+    """Whose stored histories a request is about: the user's, the session's, or both."""
+    owners: list[Owner] = []
+    if query.user_id is not None:
+        owners.append(Owner(query.user_id))
+    if query.session_id is not None:
+        owners.append(Owner(query.session_id, is_session=True))
+    return owners
