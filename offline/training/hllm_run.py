@@ -9,7 +9,6 @@ from model_store.manifest import ModelManifest
 from offline.catalogue_tokens import tokenize_catalogue
 from offline.training.hllm_build import build_model, set_dropout, wants_whitening
 from offline.training.hllm_tasks import EndToEndTask, UserLLMTask
-from offline.training.negatives import NegativeSampler
 from offline.training.ranking_task import RankingTask
 from offline.training.run import Run, finish_run, start_run
 from offline.training.settings import TrainSettings
@@ -70,9 +69,10 @@ def _train_end_to_end(model: HLLM, run: Run, settings: TrainSettings) -> None:
         vector_rows=run.vector_rows(model.item_vectors),
         false_negative_cosine=settings.false_negative_cosine,
         tokens=tokenize_catalogue(model, run.corpus.catalogue, path=path),
+        candidates=run.candidates(recipe),
     )
     set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
-    run.train_stage("end_to_end", task, collate=NegativeSampler(run.corpus.known, recipe.negatives), recipe=recipe)
+    run.train_stage("end_to_end", task, collate=collate_windows, recipe=recipe)
 
 
 def _train_user_llm(model: HLLM, run: Run, settings: TrainSettings) -> None:

@@ -111,13 +111,21 @@ class EndToEndTask(HLLMTask):
         vector_rows: See :class:`HLLMTask`.
         false_negative_cosine: Likewise.
         tokens: Of the catalogue, in order.
+        candidates: What may be a negative; a number of them is drawn.
     """
 
     def __init__(
-        self, hllm: HLLM, *, vector_rows: torch.Tensor, false_negative_cosine: float, tokens: CatalogueTokens
+        self,
+        hllm: HLLM,
+        *,
+        vector_rows: torch.Tensor,
+        false_negative_cosine: float,
+        tokens: CatalogueTokens,
+        candidates: Candidates,
     ) -> None:
         super().__init__(hllm, vector_rows=vector_rows, false_negative_cosine=false_negative_cosine)
         self._tokens = tokens
+        self.candidates = candidates
 
     def catalogue_embeddings(self) -> torch.Tensor:
         """(N + 1, D) raw; meant for evaluation, without gradient."""
@@ -132,10 +140,10 @@ class EndToEndTask(HLLMTask):
         """The loss of a batch of windows.
 
         Args:
-            batch: ``input_ids`` and ``timestamps`` (B, L + 1) int64, right-padded with 0; ``negatives`` (C,)
-                int64.
+            batch: ``input_ids`` and ``timestamps`` (B, L + 1) int64, right-padded with 0.
         """
-        items, negatives = batch[ITEMS], batch["negatives"]
+        # drawn here and not with the batch, which the loader makes ahead of what a checkpoint knows
+        items, negatives = batch[ITEMS], self.candidates.draw_distinct()
         distinct = torch.unique(torch.cat((items[items > 0], negatives)))
         embeddings = self._encode_with_gradient(distinct)
         # padding points at some item; the mask keeps it out of everything

@@ -1,32 +1,9 @@
-"""Negatives of a batch: drawn once for all its positions, and shared by all processes."""
+"""Negatives that each process has drawn and encoded, shared by all of them."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
-
-from offline.training.windows import collate_windows
-
-
-class NegativeSampler:
-    """Collates windows and draws the batch's negatives.
-
-    Args:
-        candidates: (M,) int64 item_index to draw from, uniformly, without repeats within a batch.
-        count: At most M are drawn.
-    """
-
-    def __init__(self, candidates: np.ndarray, count: int) -> None:
-        self._candidates = torch.from_numpy(candidates)
-        self._count = min(count, len(candidates))
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Windows to a batch with ``negatives`` (C,)."""
-        # torch's global state: the Trainer keeps it in checkpoints
-        drawn = torch.randperm(len(self._candidates))[: self._count]
-        return {**collate_windows(examples), "negatives": self._candidates[drawn]}
 
 
 class _GatherWithGradient(torch.autograd.Function):

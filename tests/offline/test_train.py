@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 from offline.training.checkpoints import latest_complete
-from offline.training.hllm_run import train_hllm
-from offline.training.settings import TrainSettings
 from tests.offline.training.chain_shop import write_chain_shop
 
 ROOT = Path(__file__).parents[2]
@@ -49,15 +47,28 @@ def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, 
     assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
 
     resumed = run(*arguments)
-    uninterrupted = train_hllm(
-        TrainSettings(
-            **{"data": shop, "store": str(tmp_path / "whole"), "preset": "tiny", "item_input": "id", "epochs": 8},
-            **{"patience": 8, "device": "cpu", "precision": "float32"},
-        )
-    )
+    uninterrupted = run(sys.executable, "-m", "offline.train", *command(shop, tmp_path / "whole", *options))
 
     assert "going on from checkpoint-" in resumed.stderr
-    assert last_line(resumed)["model_id"] == uninterrupted.model_id
+    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
+
+
+def test_a_killed_first_stage_goes_on_to_the_same_model(shop: Path, tmp_path: Path) -> None:
+    options = ["--preset", "tiny", "--stage", "1", "--epochs", "3", "--device", "cpu", "--precision", "float32"]
+    commands = {
+        name: [sys.executable, "-m", "offline.train", "hllm", "--data", str(shop), "--store", str(tmp_path / name)]
+        + [*options, "--checkpoint-seconds", "0.3"]
+        for name in ("killed", "whole")
+    }
+    process = subprocess.Popen(commands["killed"], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not _has_checkpoint(tmp_path / "killed", stage="end_to_end"):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
+    resumed = run(*commands["killed"])
+    assert "going on from checkpoint-" in resumed.stderr
+    assert last_line(resumed)["model_id"] == last_line(run(*commands["whole"]))["model_id"]
 
 
 @pytest.mark.slow
