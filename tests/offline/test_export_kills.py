@@ -55,7 +55,7 @@ def test_a_run_that_is_killed_at_any_moment_repeats_and_loses_nothing(server: Re
         events = clicks("later", [number])
         append(server.url, events)
         expected |= {("later", f"e{number}")}
-        num_killed += killed_after(server.url, out, generator.uniform(0.1, 1.2) * seconds)
+        num_killed += killed_after(server.url, out, generator.uniform(0.02, 0.6) * seconds)
     assert num_killed
     export(server.url, out, trim=True)
     assert names(out) == sorted(expected)

@@ -247,10 +247,12 @@ async def test_records_are_bounded_in_bytes_and_in_time(own_redis: RedisProcess)
     calls = RedisCalls(connect(own_redis.url, cluster=False, timeout_seconds=5), timeout_seconds=5)
     store = RedisDecisionStore(calls, DecisionLimits(max_bytes=10_000 * NUM_SHARDS, ttl_seconds=2))
     owner = Owner("u1")
-    names = []
+    names, begun = [], time.time() - 0.3
     for number in range(30):
         names.append(new_recommendation_id(owner))
-        assert await store.put([DecisionRecord(names[-1], owner, time.time(), bytes([number]) * 1_000)]) == [True]
+        # of the same millisecond either might be the older one
+        record = DecisionRecord(names[-1], owner, begun + number / 100, bytes([number]) * 1_000)
+        assert await store.put([record]) == [True]
     found = [await store.get(name) for name in names]
     assert found[:20] == [None] * 20
     assert found[20:] == [bytes([number]) * 1_000 for number in range(20, 30)]
