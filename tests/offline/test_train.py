@@ -37,7 +37,7 @@ def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 
 def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
-    options = ("--epochs", "8", "--patience", "8", "--checkpoint-seconds", "0.3")
+    options = ("--epochs", "60", "--patience", "60", "--checkpoint-seconds", "0.3")
     arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
     process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     while process.poll() is None and not _has_checkpoint(tmp_path / "killed"):
