@@ -36,8 +36,8 @@ def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
     return figures
 
 
-# Known fault: now and then (2 of 14 runs) the resumed run ends with another model than the uninterrupted one. Kept out of
-# the default run until the cause is found; see the changelog.
+# Known fault: now and then (2 of 14 runs) the resumed run ends with another model than the uninterrupted one. Kept
+# out of the default run until the cause is found; see the changelog.
 @pytest.mark.slow
 def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ("--epochs", "60", "--patience", "60", "--checkpoint-seconds", "0.3")
