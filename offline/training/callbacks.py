@@ -106,13 +106,16 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self,
         args: TrainingArguments,
-        state: TrainerState,  # noqa: ARG002
+        state: TrainerState,
         control: TrainerControl,
         **_: Any,
     ) -> TrainerControl:
         """Checks the clock."""
         is_due = time.monotonic() - self._saved_at >= self._seconds
-        if _first_process_says(args, is_due):
+        # An epoch ends with an evaluation and a checkpoint of its own. One written before that evaluation would be
+        # gone on from with the next epoch, and this one would never be evaluated.
+        ends_epoch = state.epoch is not None and state.epoch.is_integer()
+        if _first_process_says(args, is_due and not ends_epoch):
             control.should_save = True
         return control
 

@@ -13,6 +13,7 @@ from offline.dataset import Dataset
 from offline.splits import is_held_out
 from offline.training.hllm_run import train_hllm
 from offline.training.settings import TrainSettings
+from offline.training.trainer import TaskTrainer
 from tests.offline.training.chain_shop import NUM_ITEMS, write_chain_shop
 
 
@@ -119,3 +120,31 @@ def test_a_store_that_is_a_file_is_refused(shop: Path, tmp_path: Path) -> None:
 def test_ranks_as_time_are_refused_for_a_temporal_split(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="time_unit 'rank'"):
         train_hllm(settings(shop, tmp_path / "store", split="temporal"))
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill would."""
+
+
+@pytest.mark.parametrize("method", ["training_step", "evaluate"])
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
+def test_wherever_a_run_ends_it_goes_on_to_the_same_model(
+    method: str, number: int, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a checkpoint is due after every step
+    run = {"item_input": "id", "epochs": 6, "patience": 6, "checkpoint_seconds": 0.0}
+    original, calls = getattr(TaskTrainer, method), []
+
+    def killed(self: TaskTrainer, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            raise Killed
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskTrainer, method, killed)
+        with pytest.raises(Killed):
+            train_hllm(settings(shop, tmp_path / "killed", **run))
+    resumed = train_hllm(settings(shop, tmp_path / "killed", **run))
+    whole = train_hllm(settings(shop, tmp_path / "whole", **run))
+    assert resumed.model_id == whole.model_id
