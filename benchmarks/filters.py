@@ -135,8 +135,8 @@ def _answer(served: Any, query: Query, user: np.ndarray) -> Any:
 
 
 def _evaluate_anew(served: Any, node: Any) -> None:
-    fresh = SimpleNamespace(**{**vars(served), "masks": MaskCache()})
-    admissible_items(fresh, Query(user_id=None, k=1, timeout_seconds=1.0, filter=node), (), NOTHING_HIDDEN)  # type: ignore[arg-type]
+    fresh: Any = SimpleNamespace(**{**vars(served), "masks": MaskCache()})
+    admissible_items(fresh, Query(user_id=None, k=1, timeout_seconds=1.0, filter=node), (), NOTHING_HIDDEN)
 
 
 def _tree(share: float) -> Any:

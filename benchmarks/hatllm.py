@@ -75,10 +75,6 @@ class Items:
     item_tokens: ItemTokens
     item_states: torch.Tensor
 
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        """Never asked for by a HatLLM."""
-        raise NotImplementedError(item_indices.shape)
-
 
 @dataclass
 class Timings:

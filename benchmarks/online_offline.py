@@ -23,7 +23,8 @@ import typer
 from model_store.errors import HatstandError
 from model_store.store import ModelStore
 from offline import job
-from offline.evaluate import EvaluateSettings, SplitName, evaluate
+from offline.evaluate import EvaluateSettings, evaluate
+from offline.splits import SplitName
 from offline.store_models import find_model
 
 START_SECONDS = 120

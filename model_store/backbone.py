@@ -290,6 +290,13 @@ def train_tokenizer(corpus: Iterable[str], *, vocab_size: int) -> PreTrainedToke
     )
 
 
+def enable_checkpointing(model: Any) -> None:
+    """Trades time for memory in training: activations inside the model are computed twice."""
+    # its name in the transformers releases that are supported
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable()
+
+
 def drop_word_embeddings(model: PreTrainedModel) -> None:
     """Replaces the word embeddings by a table of one row, for a model that is fed embeddings only.
 

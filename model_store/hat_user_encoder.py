@@ -11,7 +11,7 @@ from model_store.errors import ArtifactIncompatible
 from model_store.hatllm import HatLLM
 from model_store.hatllm_config import window
 from model_store.hatllm_files import load_hatllm
-from model_store.histories import History, ItemEmbeddings, cut_history
+from model_store.histories import History, ItemTitles, cut_history
 from model_store.item_states import ItemTokens
 from model_store.item_text import TokenBatch
 from model_store.ragged_forward import AttentionWeights, NewItems, extend, new_state
@@ -38,7 +38,7 @@ class HatLLMUserEncoder:
         ArtifactIncompatible: The bundle lacks what the model needs.
     """
 
-    def __init__(self, bundle: ItemEmbeddings, device: torch.device, dtype: torch.dtype, *, state_bytes: int) -> None:
+    def __init__(self, bundle: ItemTitles, device: torch.device, dtype: torch.dtype, *, state_bytes: int) -> None:
         self.model: HatLLM = load_hatllm(
             bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True
         )

@@ -13,73 +13,24 @@ linear head it is a query that is compared, by cosine, with embeddings of items,
 item alone (or an HLLM's).
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from model_store.attention_masks import layer_bands, layer_masks, resolve_bands
-from model_store.backbone import Backbone
+from model_store.attention_masks import layer_bands, layer_masks
+from model_store.backbone import Backbone, enable_checkpointing
+from model_store.cosine_scale import initial_logit_scale, score_scale
 from model_store.decoder_layers import DecoderLayers
 from model_store.errors import InvalidInput
-from model_store.hatllm_config import KIND, HatLLMConfig
-from model_store.hllm import HLLM, ItemVectors
+from model_store.hatllm_config import HatLLMConfig
+from model_store.history_layout import Windows, lay_out
+from model_store.hllm import HLLM
 from model_store.item_segments import ItemSegments, segment_text
 from model_store.item_text import TokenBatch
+from model_store.item_vectors import ItemVectors
 from model_store.layered_attention import Attend, check_layered
-
-__all__ = ["KIND", "HatLLM", "HatLLMConfig", "Windows", "build_hatllm", "resolve_bands"]
-
-_INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-_MAX_LOGIT_SCALE = math.log(100)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Where the tokens of B histories lie, laid out from those of U distinct items.
-
-    Attributes:
-        sources: (B, S) int64, row of the flattened (U * T) item tokens that is at each place; any row in padding.
-        item_map: (B, S) int64, from 1 on the ordinal of the item in its history, 0 = padding (on the right).
-        last: (B, L) int64, place of each item's last token; any place in padding.
-        is_item: (B, L) bool.
-    """
-
-    sources: torch.Tensor
-    item_map: torch.Tensor
-    last: torch.Tensor
-    is_item: torch.Tensor
-
-    @property
-    def is_token(self) -> torch.Tensor:
-        """(B, S) bool, False = padding."""
-        return self.item_map > 0
-
-
-def lay_out(lengths: torch.Tensor, places: torch.Tensor, *, width: int) -> Windows:
-    """Lays out histories token by token.
-
-    Args:
-        lengths: (U,) int64, tokens of each distinct item, at least 1.
-        places: (B, L) int64, which of the U items is at each place of a history, oldest first, -1 = padding on
-            the right.
-        width: T, tokens per row of the items.
-    """
-    is_item = places >= 0
-    rows = places.clamp(min=0)
-    counts = lengths[rows] * is_item  # (B, L)
-    ends = counts.cumsum(dim=1)
-    num_tokens = int(ends[:, -1].max()) if places.numel() else 0
-    token = torch.arange(num_tokens, device=places.device).expand(len(places), -1).contiguous()
-    slot = torch.searchsorted(ends, token, right=True)  # (B, S), L in padding
-    is_token = slot < places.shape[1]
-    slot = slot.clamp(max=places.shape[1] - 1)
-    offset = token - (ends - counts).gather(1, slot)
-    sources = (rows.gather(1, slot) * width + offset) * is_token
-    return Windows(sources=sources, item_map=(slot + 1) * is_token, last=(ends - 1).clamp(min=0), is_item=is_item)
 
 
 class HatLLM(nn.Module):
@@ -129,7 +80,7 @@ class HatLLM(nn.Module):
         self.item_head = nn.Linear(width, config.embedding_dim) if config.item_tower == "self" else None
         self.lm_head: nn.Parameter | None = None if lm_head is None else nn.Parameter(lm_head)
         self.dropout = nn.Dropout(config.dropout)
-        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_LOGIT_SCALE))
+        self.logit_scale = initial_logit_scale()
         self._prompt_ids = self.item_tokenizer.encode_prompt(config.prompt)
 
     # ---- what it is ----
@@ -169,7 +120,7 @@ class HatLLM(nn.Module):
 
     def score_scale(self) -> torch.Tensor:
         """() float32: what cosines are multiplied by in the loss, between 1 and 100."""
-        return self.logit_scale.float().clamp(0.0, _MAX_LOGIT_SCALE).exp()
+        return score_scale(self.logit_scale)
 
     def render_item(self, fields: Mapping[str, Any]) -> str:
         """The text of an item, from its fields."""
@@ -359,9 +310,7 @@ class HatLLM(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory in training: activations inside the language model are computed twice."""
-        backbone: Any = self.layers.model
-        enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
-        enable()
+        enable_checkpointing(self.layers.model)
 
 
 def build_hatllm(

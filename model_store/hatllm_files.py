@@ -24,7 +24,8 @@ from model_store.backbone import load_directory
 from model_store.errors import ArtifactIncompatible
 from model_store.hatllm import HatLLM
 from model_store.hatllm_config import KIND, HatLLMConfig
-from model_store.hllm import HLLM, ItemVectors
+from model_store.hllm import HLLM
+from model_store.item_vectors import ItemVectors
 from model_store.layered_attention import LAYERED
 from model_store.lora import load_adapter, merge_lora, save_weights
 from model_store.model_files import (
@@ -134,7 +135,7 @@ def load_hatllm(
 
 def read_config(directory: Path) -> HatLLMConfig:
     """Reads ``config.json``."""
-    return HatLLMConfig.from_dict(read_settings(directory, KIND))
+    return HatLLMConfig.from_dict(read_settings(directory, {KIND}))
 
 
 def item_tower_hash(directory: Path) -> str:

@@ -27,11 +27,24 @@ class History:
 
 
 class ItemEmbeddings(Protocol):
-    """What an encoder needs of a bundle."""
+    """What an HLLM needs of a bundle."""
 
     @property
     def model_directory(self) -> Path:
         """Of the model that made the embeddings."""
+        ...
+
+    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
+        """(...) int64 to (..., D) float32 raw, zeros for 0."""
+        ...
+
+
+class ItemTitles(Protocol):
+    """What a HatLLM needs of a bundle."""
+
+    @property
+    def model_directory(self) -> Path:
+        """Of the model."""
         ...
 
     @property
@@ -44,9 +57,9 @@ class ItemEmbeddings(Protocol):
         """(M, H) their states after the IN band of a HatLLM."""
         ...
 
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        """(...) int64 to (..., D) float32 raw, zeros for 0."""
-        ...
+
+class EncodedItems(ItemEmbeddings, ItemTitles, Protocol):
+    """What the encoder of either kind may need of a bundle."""
 
 
 def cut_history(history: History, length: int) -> History:

@@ -11,7 +11,6 @@ by its text.
 Embeddings are raw; only scores use unit-norm copies.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -19,14 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from model_store.backbone import Backbone, drop_word_embeddings, is_causal
+from model_store.backbone import Backbone, drop_word_embeddings, enable_checkpointing, is_causal
+from model_store.cosine_scale import initial_logit_scale, score_scale
 from model_store.errors import ArtifactIncompatible, InvalidInput
 from model_store.item_text import ITEM_PROMPT, ItemTokenizer, TokenBatch, item_text
+from model_store.item_vectors import ItemVectors
 from model_store.time_features import TimeFeatures
 
 KIND = "hllm"
-_INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-_MAX_LOGIT_SCALE = math.log(100)
 _INITIAL_STD = 0.02
 
 
@@ -198,38 +197,6 @@ class UserLLM(nn.Module):
         return states
 
 
-class ItemVectors(nn.Module):
-    """A learned vector for each item that training knew; zero for every other.
-
-    Args:
-        known_item_ids: M distinct ids, one per row.
-        embedding_dim: D.
-        std: Of the normal distribution that rows start from; 0 starts from zero.
-    """
-
-    def __init__(self, known_item_ids: Sequence[str], embedding_dim: int, *, std: float = 0.0) -> None:
-        super().__init__()
-        self.known_item_ids = list(known_item_ids)
-        self._row_of = {item_id: row for row, item_id in enumerate(self.known_item_ids)}
-        if len(self._row_of) != len(self.known_item_ids):
-            raise InvalidInput(f"item vectors: {len(self.known_item_ids)} ids, only {len(self._row_of)} distinct")
-        self.weight = nn.Parameter(torch.zeros(len(self.known_item_ids), embedding_dim))
-        if std > 0:
-            nn.init.normal_(self.weight, std=std)
-
-    def rows_of(self, item_ids: Sequence[str]) -> torch.Tensor:
-        """(n,) int64: the row of each id, -1 for an unknown one."""
-        return torch.tensor([self._row_of.get(item_id, -1) for item_id in item_ids], dtype=torch.int64)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """(...) int64 rows to (..., D); zeros where the row is -1."""
-        is_known = rows >= 0
-        if self.weight.shape[0] == 0:
-            return self.weight.new_zeros(*rows.shape, self.weight.shape[1])
-        vectors = nn.functional.embedding(rows.clamp(min=0), self.weight)
-        return vectors * is_known.unsqueeze(-1).to(vectors.dtype)
-
-
 class HLLM(nn.Module):
     """The two models and what joins them. Parts may be absent: a service loads the user's side alone.
 
@@ -255,11 +222,11 @@ class HLLM(nn.Module):
         self.item_tokenizer = item_tokenizer
         self.user_llm = user_llm
         self.item_vectors = item_vectors
-        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_LOGIT_SCALE))
+        self.logit_scale = initial_logit_scale()
 
     def score_scale(self) -> torch.Tensor:
         """() float32: what cosines are multiplied by in the loss, between 1 and 100."""
-        return self.logit_scale.float().clamp(0.0, _MAX_LOGIT_SCALE).exp()
+        return score_scale(self.logit_scale)
 
     @property
     def item_encoder(self) -> "HLLM":
@@ -329,9 +296,7 @@ class HLLM(nn.Module):
         for part in (self.item_llm, self.user_llm):
             if part is None:
                 continue
-            backbone: Any = part.backbone
-            enable = getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)
-            enable()
+            enable_checkpointing(part.backbone)
 
 
 def build_hllm(

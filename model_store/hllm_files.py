@@ -18,8 +18,9 @@ import torch
 
 from model_store.backbone import Backbone, load_directory
 from model_store.errors import ArtifactIncompatible
-from model_store.hllm import HLLM, KIND, HLLMConfig, ItemLLM, ItemVectors, build_user_llm
+from model_store.hllm import HLLM, KIND, HLLMConfig, ItemLLM, build_user_llm
 from model_store.item_text import ItemTokenizer
+from model_store.item_vectors import ItemVectors
 from model_store.lora import load_adapter, merge_lora, save_weights
 from model_store.model_files import (
     CONFIG_FILE,
@@ -116,7 +117,7 @@ def load_hllm(
 
 def read_config(directory: Path) -> HLLMConfig:
     """Reads ``config.json``."""
-    return HLLMConfig.from_dict(read_settings(directory, KIND))
+    return HLLMConfig.from_dict(read_settings(directory, {KIND}))
 
 
 def item_tower_hash(directory: Path) -> str:

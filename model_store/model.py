@@ -1,6 +1,5 @@
 """Opening a model directory whatever kind it holds; ``config.json`` names the kind."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 
 from model_store import hatllm_config, hatllm_files, hllm, hllm_files
-from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
+from model_store.model_files import read_settings
 
 _FILES: dict[str, Any] = {hllm.KIND: hllm_files, hatllm_config.KIND: hatllm_files}
 _LOADERS: dict[str, Any] = {hllm.KIND: hllm_files.load_hllm, hatllm_config.KIND: hatllm_files.load_hatllm}
@@ -23,17 +22,7 @@ def read_kind(directory: Path) -> str:
         ArtifactCorrupt: It is not JSON.
         ArtifactIncompatible: This release knows no such kind.
     """
-    path = Path(directory) / "config.json"
-    if not path.is_file():
-        raise ArtifactNotFound(f"{path}: no such file, expected a model directory")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactCorrupt(f"{path}: not JSON: {error}") from error
-    kind = values.get("kind") if isinstance(values, dict) else None
-    if kind not in _LOADERS:
-        raise ArtifactIncompatible(f"{path}: unknown kind {kind!r}, expected one of {', '.join(sorted(_LOADERS))}")
-    return str(kind)
+    return str(read_settings(Path(directory), _LOADERS)["kind"])
 
 
 def load_model(

@@ -20,8 +20,8 @@ KNOWN_ITEMS_FILE = "known_items.parquet"
 _FLOAT32_HEADS = frozenset({"logit_scale"})
 
 
-def read_settings(directory: Path, kind: str) -> dict[str, Any]:
-    """Reads ``config.json`` of a model of this kind.
+def read_settings(directory: Path, kinds: Collection[str]) -> dict[str, Any]:
+    """Reads ``config.json`` of a model of one of these kinds.
 
     Raises:
         ArtifactNotFound: There is none.
@@ -35,9 +35,11 @@ def read_settings(directory: Path, kind: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactCorrupt(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("kind") != kind:
-        raise ArtifactIncompatible(f"{path}: not a model of kind {kind!r}")
-    return values
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in kinds:
+        raise ArtifactIncompatible(f"{path}: a model of kind {kind!r}, expected {' or '.join(sorted(kinds))}")
+    settings: dict[str, Any] = values
+    return settings
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

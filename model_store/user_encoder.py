@@ -4,14 +4,14 @@ The service and the offline evaluation both come through here, so that what was 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from model_store import hatllm_config
 from model_store.hat_user_encoder import HatLLMUserEncoder
-from model_store.histories import History, ItemEmbeddings, cut_history
+from model_store.histories import EncodedItems, History, ItemEmbeddings, cut_history
 from model_store.hllm_files import load_hllm
 from model_store.model import read_kind
 
@@ -20,7 +20,14 @@ from model_store.model import read_kind
 _PLACES_PER_PASS = 16_384
 DEFAULT_STATE_BYTES = 256 * 2**20
 
-__all__ = ["DEFAULT_STATE_BYTES", "HLLMUserEncoder", "History", "ItemEmbeddings", "UserEncoder", "make_user_encoder"]
+__all__ = [
+    "DEFAULT_STATE_BYTES",
+    "ExplainsByAttention",
+    "HLLMUserEncoder",
+    "History",
+    "UserEncoder",
+    "make_user_encoder",
+]
 
 
 class UserEncoder(Protocol):
@@ -49,17 +56,22 @@ class UserEncoder(Protocol):
         """(B, D) float32 unit-norm, in the order of ``histories``; InvalidInput for an empty history."""
         ...
 
-    def explain(self, history: History) -> np.ndarray:
-        """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
-        ...
-
     def forget(self, owner: str) -> bool:
         """Drops what is kept of a user; whether there was something."""
         ...
 
 
+@runtime_checkable
+class ExplainsByAttention(Protocol):
+    """An encoder that can say how much it looked at each item; of others, likeness must do."""
+
+    def explain(self, history: History) -> np.ndarray:
+        """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
+        ...
+
+
 def make_user_encoder(
-    bundle: ItemEmbeddings,
+    bundle: EncodedItems,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -119,17 +131,6 @@ class HLLMUserEncoder:
     def forget(self, owner: str) -> bool:  # noqa: ARG002
         """Nothing is kept of users."""
         return False
-
-    def explain(self, history: History) -> np.ndarray:
-        """How like the user embedding each item is: softmax of their cosines, at the model's temperature.
-
-        This explains by likeness, not by the model's inner workings.
-        """
-        history = cut_history(history, self.window(len(history.item_indices)))
-        items = torch.from_numpy(self._bundle.item_embeddings(history.item_indices))
-        cosines = torch.nn.functional.normalize(items, dim=-1) @ torch.from_numpy(self.encode([history])[0])
-        weights: np.ndarray = (cosines * float(self._model.score_scale().detach())).softmax(dim=0).numpy()
-        return weights
 
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """Encodes B histories.

@@ -12,8 +12,9 @@ from model_store.hatllm_config import KIND
 from model_store.manifest import ModelManifest
 from model_store.store import ModelStore
 from offline.ablation_results import METRICS, PlannedRun
-from offline.evaluate import EvaluateSettings, SplitName, evaluate
+from offline.evaluate import EvaluateSettings, evaluate
 from offline.evaluation_report import ALL_CASES
+from offline.splits import SplitName
 from offline.store_models import find_model
 from offline.training.hat_settings import SELF
 

@@ -17,7 +17,8 @@ import typer
 from model_store.attention_maps import attention_maps
 from model_store.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.hatllm import KIND, HatLLM
+from model_store.hatllm import HatLLM
+from model_store.hatllm_config import KIND
 from model_store.hatllm_files import load_hatllm
 from model_store.store import ModelStore
 from offline import job

@@ -75,7 +75,7 @@ class EmbeddedCatalogue:
         seconds: Time spent in the Item LLM and on shards.
     """
 
-    embeddings: np.ndarray
+    embeddings: np.memmap
     tokens: CatalogueTokens
     num_embedded: int
     num_reused: int

@@ -39,20 +39,13 @@ from offline.dataset import Dataset, UserSequences
 from offline.evaluation_items import EvaluatedItems, find_items
 from offline.evaluation_report import ALL_CASES, draw_plot, format_table, summarise
 from offline.ranking_metrics import CUTOFFS
-from offline.splits import EvaluationCases, is_held_out, leave_one_out, temporal, without_items
+from offline.splits import EvaluationCases, SplitName, is_held_out, leave_one_out, temporal, without_items
 from offline.store_models import find_model
 
 LOGGER = logging.getLogger(__name__)
 SHORT_HISTORY = 5
 LONG_HISTORY = 20
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-class SplitName(StrEnum):
-    """How interactions are divided into training, validation and test."""
-
-    LEAVE_ONE_OUT = "leave-one-out"
-    TEMPORAL = "temporal"
 
 
 class CaseName(StrEnum):

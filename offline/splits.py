@@ -7,6 +7,7 @@ user.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -14,6 +15,13 @@ from model_store.errors import InvalidInput
 from offline.dataset import UserSequences
 
 _EVENTS_TO_LEAVE_ONE_OUT = 3
+
+
+class SplitName(StrEnum):
+    """How interactions are divided into training, validation and test."""
+
+    LEAVE_ONE_OUT = "leave-one-out"
+    TEMPORAL = "temporal"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 
 from model_store.manifest import ModelManifest
 from offline import job
+from offline.splits import SplitName
 from offline.training import command_options as common
 from offline.training.command_options import LOSS, MODEL, TEXT, WHAT
 from offline.training.hat_settings import HAT_PRESETS, SELF, HatTrainSettings
@@ -81,7 +82,7 @@ def hllm(
         StageName,
         typer.Option(help="1: end to end, 2: the User LLM on stored embeddings.", rich_help_panel=WHAT),
     ] = StageName.AUTO,
-    split: common.Split = common.SplitName.LEAVE_ONE_OUT,
+    split: common.Split = SplitName.LEAVE_ONE_OUT,
     hold_out_items: common.HoldOutItems = 0.0,
     item_llm: Annotated[
         str | None, typer.Option(help="Directory or hub id; from scratch if absent.", rich_help_panel=MODEL)
@@ -156,7 +157,7 @@ def hatllm(
         Objective,
         typer.Option(help="Find the next item by cosine, write its title, or both.", rich_help_panel=WHAT),
     ] = Objective.RETRIEVE,
-    split: common.Split = common.SplitName.LEAVE_ONE_OUT,
+    split: common.Split = SplitName.LEAVE_ONE_OUT,
     hold_out_items: common.HoldOutItems = 0.0,
     backbone: Annotated[
         str | None,

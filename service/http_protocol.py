@@ -61,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[HTTPStatus, str, str] | None = None
 
+    # uvicorn narrows the type that asyncio declares, and so must this
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Counts the connection, and gives it time to ask."""
         super().connection_made(transport)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -154,7 +154,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             plain.seek(0)
             if is_gzip:
                 with gzip.open(plain, "rb") as unpacked:
-                    yield unpacked  # type: ignore[misc]
+                    yield cast(BinaryIO, unpacked)  # a GzipFile reads like one, but is not declared as one
             else:
                 yield plain
     except FileNotFoundError as error:

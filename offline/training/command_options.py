@@ -6,14 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from offline.splits import SplitName
+
 WHAT, MODEL, TEXT, LOSS, OPTIMISER, RUN = "What", "Model", "Text", "Loss", "Optimiser", "Run"
-
-
-class SplitName(StrEnum):
-    """How interactions are divided into training, validation and test."""
-
-    LEAVE_ONE_OUT = "leave-one-out"
-    TEMPORAL = "temporal"
 
 
 class ScheduleName(StrEnum):

@@ -5,9 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from model_store.attention_masks import resolve_bands
 from model_store.backbone import PRESET_PREFIX, Backbone, load_backbone
 from model_store.catalogue import TITLE, Catalogue
-from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm, resolve_bands
+from model_store.hatllm import HatLLM, build_hatllm
+from model_store.hatllm_config import HatLLMConfig
 from model_store.hllm import HLLM
 from model_store.item_segments import segment_text
 from model_store.layered_attention import LAYERED

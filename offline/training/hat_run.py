@@ -6,8 +6,8 @@ from typing import Any
 from accelerate import PartialState
 
 from model_store.errors import InvalidInput
-from model_store.hatllm import KIND, HatLLM
-from model_store.hatllm_config import window
+from model_store.hatllm import HatLLM
+from model_store.hatllm_config import KIND, window
 from model_store.hatllm_files import save_hatllm
 from model_store.hllm import HLLM
 from model_store.hllm import KIND as HLLM_KIND

@@ -1,5 +1,6 @@
 """Tasks that recommend by cosine: their losses against negatives, and the ranking of the catalogue for validation."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,10 +45,11 @@ class RankingTask(Task):
         self._table: torch.Tensor | None = None
         self._unit_items: torch.Tensor | None = None
 
+    @abstractmethod
     def catalogue_embeddings(self) -> torch.Tensor:
         """(N + 1, D) raw embeddings of all items, row = item_index; row 0 means nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def user_embeddings(self, batch: dict[str, torch.Tensor], table: torch.Tensor) -> torch.Tensor:
         """(B, D) raw, of validation cases.
 
@@ -55,11 +57,10 @@ class RankingTask(Task):
             batch: See :meth:`Task.evaluate_cases`.
             table: (N + 1, D) what :meth:`catalogue_embeddings` returned, float32.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score_scale(self) -> torch.Tensor:
         """() float32: what cosines are multiplied by in the loss."""
-        raise NotImplementedError
 
     def evaluate_cases(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ranks the whole catalogue for B cases, without the items of their histories.

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from model_store.hllm import ItemVectors
+from model_store.item_vectors import ItemVectors
 from model_store.manifest import ModelManifest
 from model_store.model import item_tower_hash
 from model_store.store import ModelStore

@@ -1,5 +1,6 @@
 """What every training run is told, whatever kind of model it trains."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(ABC):
     """One training run; each kind of model adds its own settings.
 
     Attributes:
@@ -109,14 +110,14 @@ class RunSettings:
         check(self.max_minutes is None or self.max_minutes > 0, "--max-minutes", self.max_minutes, "above 0")
 
     @property
+    @abstractmethod
     def history_length(self) -> int:
         """L."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def bf16_on_cpu(self) -> bool:
         """Whether ``precision`` ``auto`` means bf16 on a CPU that has it."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """What makes a difference to the result, as JSON-able values."""

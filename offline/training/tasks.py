@@ -1,5 +1,6 @@
 """What the Trainer trains: windows of histories to a loss, validation cases to figures that pick the best weights."""
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """A model and what it is trained for.
 
     Attributes:
@@ -24,17 +25,17 @@ class Task(nn.Module):
         """Holds, while validation cases are looked at, what all of them need."""
         return nullcontext()
 
+    @abstractmethod
     def evaluate_cases(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """One number (B,) for each case, on the batch's device.
 
         Args:
             batch: ``input_ids`` and ``timestamps`` (B, L), ``seen`` (B, S), ``targets`` (B,); 0 = padding.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def summarise(self, values: np.ndarray) -> dict[str, float]:
         """The figures named in ``metrics`` from the numbers of all cases."""
-        raise NotImplementedError
 
     def training_figures(self) -> dict[str, float]:
         """Of the latest training batch, for the log and for the collapse alarm."""

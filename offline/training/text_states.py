@@ -58,7 +58,7 @@ def item_embeddings(model: HLLM, catalogue: Catalogue, *, directory: Path, with_
         embedded = embed_catalogue(
             model, catalogue, directory=directory, options=options, with_item_vectors=with_item_vectors
         )
-        embedded.embeddings.flush()  # type: ignore[attr-defined]  # a memory map
+        embedded.embeddings.flush()
     processes.wait_for_everyone()
     rows = np.load(directory / "embeddings.npy", mmap_mode="r")
     return torch.from_numpy(np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows]))

@@ -26,7 +26,7 @@ from model_store.hatllm_config import KIND as HATLLM
 from model_store.hatllm_config import MODES, Mode
 from model_store.manifest import read_bundle_manifest, read_model_manifest
 from model_store.store import ModelStore
-from model_store.user_encoder import History, make_user_encoder
+from model_store.user_encoder import ExplainsByAttention, History, make_user_encoder
 from service.engine.memory import (
     AvailableBytes,
     InsufficientMemory,
@@ -194,6 +194,7 @@ def _warm(served: ServedBundle) -> None:
         if not np.isfinite(embeddings).all():
             raise ArtifactIncompatible(f"{served.bundle.model_directory}: the model's answer is not a number")
         served.bundle.index.search(embeddings, k)
-    served.encoder.explain(history)
+    if isinstance(served.encoder, ExplainsByAttention):
+        served.encoder.explain(history)
     if served.generator is not None:
         served.generator.recommend(history, k, None)

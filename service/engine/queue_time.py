@@ -6,11 +6,13 @@ the time of a larger batch is taken to be that of the largest smaller one that w
 
 from collections import Counter
 from collections.abc import Hashable
+from typing import TypeVar
 
 # The weight of the newest measurement.
 _NEWEST = 0.2
 # Kinds of work are few (types of encoders, places in the code that ask); more would be a mistake, and are not kept.
 _MAX_KINDS = 64
+K = TypeVar("K", bound=Hashable)
 
 
 class QueueTime:
@@ -83,8 +85,8 @@ def _take(counts: "Counter[Hashable]", kind: Hashable) -> None:
         del counts[kind]
 
 
-def _learn(known: "dict[tuple[Hashable, int], float] | dict[Hashable, float]", kind: Hashable, seconds: float) -> None:
+def _learn(known: dict[K, float], kind: K, seconds: float) -> None:
     if kind in known:
-        known[kind] += _NEWEST * (seconds - known[kind])  # type: ignore[index]
+        known[kind] += _NEWEST * (seconds - known[kind])
     elif len(known) < _MAX_KINDS:
-        known[kind] = seconds  # type: ignore[index]
+        known[kind] = seconds

@@ -14,12 +14,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from model_store.event_log import Owner
-from model_store.user_encoder import History
+from model_store.user_encoder import ExplainsByAttention, History
 from service.engine.user_embeddings import fingerprint
 from service.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, Overloaded, ServiceError
 from service.pipeline.answering import DIVERSITY_POOL, ModelView
 from service.pipeline.deadline import POPULAR, SEARCH, StepTimes
-from service.pipeline.explaining import EXPLAINED_BY_ATTENTION
 from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
 from service.pipeline.protocols import BlockingRunner, EncodedUser, ModelQueue
@@ -103,9 +102,8 @@ class ModelAsker:
             return ModelView()
         generated = await self._generate(progress) if progress.mode == "generate" else None
         user = await self._encode(progress) if _wants_user(progress, generated) else None
-        is_explained = progress.query.explain and progress.served.kind in EXPLAINED_BY_ATTENTION
         has_answer = generated is not None or user is not None
-        attention = await self._explain(progress) if is_explained and has_answer else None
+        attention = await self._explain(progress) if progress.query.explain and has_answer else None
         return ModelView(generated, user, attention)
 
     async def _generate(self, progress: Progress) -> Candidates | None:
@@ -153,8 +151,10 @@ class ModelAsker:
         return encoded.embedding
 
     async def _explain(self, progress: Progress) -> np.ndarray | None:
-        """(W,) float32, how much each item that was read weighs."""
+        """(W,) float32, how much each item that was read weighs; None if the encoder does not tell."""
         encoder, history = progress.served.encoder, self._owned_history(progress)
+        if not isinstance(encoder, ExplainsByAttention):
+            return None
 
         async def explain(until: float) -> np.ndarray:
             ran = await self._models.run(lambda: encoder.explain(history), deadline=until)

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from model_store.catalogue import Catalogue
-from service.pipeline.explaining import EXPLAINED_BY_ATTENTION, likeness_weights, reasons
+from model_store.user_encoder import ExplainsByAttention
+from service.pipeline.explaining import likeness_weights, reasons
 from service.pipeline.progress import Progress
 from service.pipeline.query import DEFAULT_FIELDS, Ranked, RankedItem
 
@@ -56,7 +57,7 @@ def _reasons(
         return because
     if attention is not None:
         weights = np.broadcast_to(attention, (len(places), len(attention)))
-    elif progress.served.kind in EXPLAINED_BY_ATTENTION:
+    elif isinstance(progress.served.encoder, ExplainsByAttention):  # and did not answer
         return because
     else:
         item_embeddings = progress.served.bundle.item_embeddings

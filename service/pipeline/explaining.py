@@ -8,8 +8,6 @@ about the user, so it is the same for every recommended item.
 
 import numpy as np
 
-# Kinds whose encoder explains by its own attention; the others are explained by likeness.
-EXPLAINED_BY_ATTENTION = frozenset({"hatllm"})
 # Cosines of one history mostly lie within a few tenths; at this temperature a tenth is a factor of e.
 LIKENESS_TEMPERATURE = 0.1
 # Beyond so many reasons in one answer the last items have none: they would cost more than the recommendation.

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from model_store.backbone import load_backbone
-from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm
+from model_store.hatllm import HatLLM, build_hatllm
+from model_store.hatllm_config import HatLLMConfig
 from model_store.hatllm_files import save_hatllm
 from model_store.hllm import HLLM
 from model_store.item_states import ItemTokens
@@ -60,9 +61,6 @@ class HatItems:
     model_directory: Path
     item_tokens: ItemTokens
     item_states: torch.Tensor | None
-
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        raise AssertionError(f"a HatLLM reads no embeddings, asked for {item_indices}")
 
 
 def make_items(model: HatLLM, directory: Path, titles: list[str] = TITLES) -> HatItems:

@@ -15,7 +15,6 @@ from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.hatllm import HatLLM
 from model_store.histories import History
 from model_store.state_cache import StateCache
-from model_store.user_encoder import make_user_encoder
 from model_store.user_state import UserState
 from tests.model_store.hat_models import TITLES, HatItems, make_hatllm, make_items, title_tokens
 
@@ -48,9 +47,7 @@ def items(model: HatLLM, tmp_path_factory: pytest.TempPathFactory) -> HatItems:
 
 
 def make_encoder(items: HatItems, *, state_bytes: int = 10**8) -> HatLLMUserEncoder:
-    encoder = make_user_encoder(items, state_bytes=state_bytes)  # type: ignore[arg-type]
-    assert isinstance(encoder, HatLLMUserEncoder)
-    return encoder
+    return HatLLMUserEncoder(items, torch.device("cpu"), torch.float32, state_bytes=state_bytes)
 
 
 def test_users_of_different_lengths_in_one_batch_get_their_own_dense_answers(model: HatLLM, items: HatItems) -> None:

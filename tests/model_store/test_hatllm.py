@@ -9,8 +9,8 @@ import torch
 
 from model_store.backbone import Backbone, load_backbone
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound, InvalidInput
-from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm
-from model_store.hatllm_config import window
+from model_store.hatllm import HatLLM, build_hatllm
+from model_store.hatllm_config import HatLLMConfig, window
 from model_store.hatllm_files import item_tower_hash, load_hatllm, save_hatllm
 from model_store.layered_attention import LAYERED
 from model_store.lora import LoraSettings, apply_lora

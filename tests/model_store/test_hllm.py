@@ -7,8 +7,9 @@ import torch
 
 from model_store.backbone import load_backbone
 from model_store.errors import ArtifactIncompatible, InvalidInput
-from model_store.hllm import HLLMConfig, ItemLLM, ItemVectors, build_hllm
+from model_store.hllm import HLLMConfig, ItemLLM, build_hllm
 from model_store.item_text import ItemTokenizer
+from model_store.item_vectors import ItemVectors
 from model_store.lora import LoraSettings, apply_lora, merge_lora
 from model_store.whitening import whitening_joint
 from tests.model_store.models import CORPUS, FAMILIES, PRETRAINED, make_directory, make_hllm, needs_pretrained

@@ -13,12 +13,12 @@ from model_store.store import ModelStore
 from model_store.user_encoder import History, make_user_encoder
 from offline.catalogue_ranking import ConstantScorer, ModelScorer, rank_cases
 from offline.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
-from offline.evaluate import EvaluateSettings, Mode, SplitName, app, case_slices, evaluate
+from offline.evaluate import EvaluateSettings, Mode, app, case_slices, evaluate
 from offline.evaluation_items import find_items
 from offline.evaluation_report import format_table, summarise
 from offline.ranking_metrics import UNREACHABLE_RANK
 from offline.reindex import ReindexSettings, reindex
-from offline.splits import EvaluationCases
+from offline.splits import EvaluationCases, SplitName
 from tests.model_store.hat_models import make_hatllm
 from tests.offline.small_models import add_hatllm, add_small_model, shop_catalogue, shop_table, small_hllm
 

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from model_store import hatllm_files
 from model_store.backbone import load_backbone
 from model_store.bundle import EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, INDEX_FILE, ITEMS_FILE
-from model_store.hatllm import HatLLM, HatLLMConfig, build_hatllm
+from model_store.hatllm import HatLLM, build_hatllm
+from model_store.hatllm_config import HatLLMConfig
 from model_store.hllm import HLLMConfig, build_hllm
 from model_store.hllm_files import item_tower_hash, save_hllm
 from model_store.index import build_index, save_index
