@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from service.auth import require
 from service.dependencies import ServiceDep
-from service.schemas import MAX_ID_LENGTH, HiddenItemAnswer, HiddenItemsAnswer
+from service.schemas.catalogue import HiddenItemAnswer, HiddenItemsAnswer
+from service.schemas.wire import MAX_ID_LENGTH
 from service.sessions.hidden_items import MAX_HIDDEN, HiddenItem
 
 router = APIRouter(tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))])

@@ -8,7 +8,7 @@ from service.auth import require
 from service.dependencies import ServiceDep
 from service.errors import NotFound
 from service.pipeline.decision_record import decode
-from service.schemas import DecisionAnswer
+from service.schemas.decisions import DecisionAnswer
 
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 

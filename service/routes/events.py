@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
-from service.schemas import EventIn, EventsAnswer, EventsRequest, RejectedEvent, describe_problem
+from service.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
+from service.schemas.wire import describe_problem
 from service.sessions.history_store import Event
 
 router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])

@@ -11,7 +11,8 @@ from service.pipeline.browse import find_by_title, item_index_of, similar_items
 from service.pipeline.query import DEFAULT_FIELDS, RankedItem
 from service.routes.recommend import item_answers
 from service.running import RunningService
-from service.schemas import MAX_K, CatalogueAnswer, CatalogueItem, SimilarAnswer
+from service.schemas.catalogue import CatalogueAnswer, CatalogueItem, SimilarAnswer
+from service.schemas.recommend import MAX_K
 from service.sessions.hidden_set import HiddenItems
 
 router = APIRouter(tags=["items"], dependencies=[Depends(require("recommend"))])

@@ -10,7 +10,7 @@ from service.auth import require
 from service.dependencies import ServiceDep
 from service.metrics import CONTENT_TYPE
 from service.running import RunningService
-from service.schemas import AdminRequest, LiveBundlesAnswer
+from service.schemas.operations import AdminRequest, LiveBundlesAnswer
 
 router = APIRouter(tags=["operations"])
 admin = APIRouter(tags=["operations"], prefix="/admin", dependencies=[Depends(require("admin"))])

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.errors import ServiceError
-from service.schemas import describe_problem
+from service.schemas.wire import describe_problem
 
 LOGGER = logging.getLogger(__name__)
 

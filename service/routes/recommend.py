@@ -12,7 +12,8 @@ from service.errors import HistoryUnavailable
 from service.pipeline.paging import Caller, PageRequest
 from service.pipeline.query import Interaction, Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
 from service.running import RunningService
-from service.schemas import (
+from service.schemas.catalogue import ScenariosAnswer, ScenarioSummary
+from service.schemas.recommend import (
     ExperimentAnswer,
     HistoryItem,
     ItemAnswer,
@@ -21,8 +22,6 @@ from service.schemas import (
     RecommendAnswer,
     RecommendRequest,
     ScenarioAnswer,
-    ScenariosAnswer,
-    ScenarioSummary,
     TimingAnswer,
 )
 

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Body, Depends, Path
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
-from service.schemas import (
-    MAX_ID_LENGTH,
+from service.schemas.users import (
     ErasedStoreAnswer,
     ErasureReceipt,
     MergeAnswer,
@@ -19,6 +18,7 @@ from service.schemas import (
     UserAnswer,
     UserEvent,
 )
+from service.schemas.wire import MAX_ID_LENGTH
 from service.sessions.history_store import ErasedStore, StoredHistory
 
 router = APIRouter(tags=["users"])

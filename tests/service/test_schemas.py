@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.schemas import RecommendRequest, describe_problem
+from service.schemas.recommend import RecommendRequest
+from service.schemas.wire import describe_problem
 
 
 @pytest.mark.parametrize(
