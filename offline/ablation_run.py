@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model_store.hatllm_config import KIND
 from model_store.manifest import ModelManifest
 from model_store.store import ModelStore
 from offline.ablation_results import METRICS, PlannedRun
+from offline.devices import chosen_device
 from offline.evaluate import EvaluateSettings, evaluate
 from offline.evaluation_report import ALL_CASES
 from offline.splits import SplitName
@@ -70,7 +69,7 @@ class Workshop:
                 split=SplitName(settings.split),
                 exclude_seen=measure.exclude_seen,
                 max_cases=measure.max_cases,
-                device=_device(settings.device),
+                device=chosen_device(settings.device),
             )
         )
         if measure.keeps_models:
@@ -106,7 +105,3 @@ class Workshop:
         if tower != SELF:
             tower = str(self._store.model_directory(tower))
         return train_hatllm(replace(self._run.settings, store=self._scratch.root, item_tower=tower))
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

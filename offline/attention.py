@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from model_store.attention_maps import attention_maps
@@ -25,6 +24,7 @@ from offline import job
 from offline.attention_report import HeatMaps, draw_heat_maps, draw_shares, format_shares
 from offline.attention_shares import HistoryReader, ReadHistory, measure_shares
 from offline.dataset import Dataset, UserSequences
+from offline.devices import chosen_device
 from offline.store_models import find_model
 
 HEAT_MAPS = "heat_maps.png"
@@ -207,8 +207,6 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Draw what a HatLLM looks at, and measure how much of it crosses items."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = AttentionSettings(
         model=model,
         data=data,
@@ -221,7 +219,7 @@ def main(
         num_users=users,
         max_tokens=max_tokens,
         seed=seed,
-        device=device,
+        device=chosen_device(device),
         json_path=json_path,
     )
     report = look(settings)

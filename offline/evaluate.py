@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from model_store.catalogue import Catalogue
@@ -36,6 +35,7 @@ from offline.catalogue_ranking import (
     rank_cases,
 )
 from offline.dataset import Dataset, UserSequences
+from offline.devices import chosen_device
 from offline.evaluation_items import EvaluatedItems, find_items
 from offline.evaluation_report import ALL_CASES, draw_plot, format_table, summarise
 from offline.ranking_metrics import CUTOFFS
@@ -335,8 +335,6 @@ def main(
     top_k_out: Annotated[Path | None, typer.Option(help="Each user's top 10, as JSON lines.")] = None,
 ) -> None:
     """Rank the whole catalogue for every test user and report how well."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if plot is None and json_path is not None:
         plot = json_path.with_suffix(".png")
     report = evaluate(
@@ -353,7 +351,7 @@ def main(
             num_titles=num_titles,
             max_cases=max_cases,
             seed=seed,
-            device=device,
+            device=chosen_device(device),
             json_path=json_path,
             plot_path=plot,
             top_k_path=top_k_out,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from model_store.catalogue import Catalogue
@@ -23,6 +22,7 @@ from model_store.title_trie import TitleTrie
 from offline import job
 from offline.bundle_build import build_bundle, known_embeddings
 from offline.catalogue_files import read_catalogue
+from offline.devices import chosen_device
 from offline.embed_items import EmbedOptions, embed_catalogue
 from offline.item_states import StatedCatalogue, compute_states, known_states
 from offline.store_models import find_model, load_item_model
@@ -232,8 +232,6 @@ def main(
         return
     if model is None or items is None:
         raise InvalidInput("--model and --items are needed, unless --list, --rollback or --gc is given")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = ReindexSettings(
         model=model,
         items=items,
@@ -242,7 +240,7 @@ def main(
         min_recall=min_recall,
         publish=publish,
         make_default=make_default,
-        embed=EmbedOptions(token_budget=token_budget, shard_seconds=shard_seconds, device=device),
+        embed=EmbedOptions(token_budget=token_budget, shard_seconds=shard_seconds, device=chosen_device(device)),
     )
     job.report(run_reindex(settings).figures())
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,24 +15,9 @@ from model_store.event_log import Owner, stream_key
 from offline.export_files import EVENT_SCHEMA, read_manifest
 from service.sessions.history_store import Event
 from tests.offline.log_writing import append, clicks, export, exported, names, with_store
-from tests.service.redis_processes import RedisProcess, start_cluster
+from tests.service.redis_processes import start_cluster
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path_factory.mktemp("redis"))
-    process.start()
-    yield process
-    process.kill()
-
-
-@pytest.fixture
-def url(server: RedisProcess) -> str:
-    with server.client() as client:
-        client.flushall()
-    return server.url
 
 
 def test_an_event_is_exported_as_it_was_reported(url: str, tmp_path: Path) -> None:

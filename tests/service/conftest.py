@@ -28,7 +28,10 @@ from model_store.store import ModelStore
 from service.app import create_app
 from service.sessions.embedded import EmbeddedRedis
 from service.settings import Settings
+from tests.service.redis_processes import RedisProcess, start_cluster
 
+# a url, and whether it is of a cluster
+Address = tuple[str, bool]
 NUM_ITEMS = 60
 HAT_WINDOW = 8
 _CATEGORIES = ("Audio", "Books", "Garden")
@@ -222,3 +225,26 @@ def event(user_id: str, item_id: str, timestamp: int, **more: object) -> dict[st
     """One event as it goes over the wire."""
     default_id = f"{item_id}-{timestamp}"
     return {"event_id": default_id, "user_id": user_id, "item_id": item_id, "timestamp": timestamp, **more}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
+    nodes = start_cluster(tmp_path_factory.mktemp("cluster"))
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture(params=["standalone", "cluster"])
+def address(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Address:
+    if request.param == "standalone":
+        return redis_server.url, False
+    return request.getfixturevalue("cluster")[1].url, True
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    process = RedisProcess(tmp_path / "own")
+    process.start()
+    yield process
+    process.kill()

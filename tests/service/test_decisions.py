@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -34,14 +33,6 @@ from tests.service.redis_processes import RedisProcess
 _FILTER = All(
     (Match("category", any_of=("Audio", True, 1, 1.0)), Either((Not(Exists("price")), Match("price", lte=9.5))))
 )
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path / "own")
-    process.start()
-    yield process
-    process.kill()
 
 
 def _user() -> str:

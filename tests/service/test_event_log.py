@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,24 +19,8 @@ from service.sessions.redis_calls import RedisCalls
 from service.sessions.redis_sessions import RedisHistoryStore, RetentionLimits, connect
 from service.settings import Settings
 from tests.service.conftest import event, running_app
-from tests.service.redis_processes import RedisProcess, start_cluster
+from tests.service.redis_processes import RedisProcess
 from tests.service.service_process import service_process
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
-    started = start_cluster(tmp_path_factory.mktemp("cluster"))
-    yield started
-    for node in started:
-        node.kill()
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path / "own")
-    process.start()
-    yield process
-    process.kill()
 
 
 def _event(user: str, name: str) -> Event:
@@ -94,8 +77,8 @@ async def test_without_a_log_nothing_is_logged_and_nothing_fills_up(own_redis: R
     await store.aclose()
 
 
-async def test_a_cluster_spreads_the_log_and_keeps_each_part_with_its_users(nodes: list[RedisProcess]) -> None:
-    client = connect(nodes[0].url, cluster=True, timeout_seconds=5)
+async def test_a_cluster_spreads_the_log_and_keeps_each_part_with_its_users(cluster: list[RedisProcess]) -> None:
+    client = connect(cluster[0].url, cluster=True, timeout_seconds=5)
     store = RedisHistoryStore(client, limits=RetentionLimits(), timeout_seconds=20)
     users = [f"user-{number}" for number in range(300)]
     await store.append([_event(user, "a") for user in users])
@@ -105,7 +88,7 @@ async def test_a_cluster_spreads_the_log_and_keeps_each_part_with_its_users(node
     assert fill.num_entries == 300
     assert 0.01 <= fill.fullest < 0.3
     assert 0 <= fill.oldest_seconds < 60
-    for node in nodes:
+    for node in cluster:
         async with Redis(port=node.port) as one:
             keys = [key async for key in one.scan_iter("*")]
         assert 15 <= sum(key.endswith(b":log") for key in keys) <= 27  # 64 in all

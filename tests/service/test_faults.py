@@ -288,6 +288,16 @@ async def test_a_full_disk_costs_no_acknowledged_event_and_heals(
         assert service.stop() == 0
 
 
+def _asked_beside(service: ServiceProcess) -> tuple[threading.Thread, list[httpx2.Response]]:
+    """Asks for a recommendation in a thread, which puts the answer into the list."""
+    answers: list[httpx2.Response] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx2.post(f"{service.url}/recommend", json={"user_id": "late"}, timeout=30))
+    )
+    asking.start()
+    return asking, answers
+
+
 def test_a_term_signal_lets_what_is_in_flight_end_and_takes_nothing_new(
     shop_root: Path, redis: RedisProcess, tmp_path: Path
 ) -> None:
@@ -300,11 +310,7 @@ def test_a_term_signal_lets_what_is_in_flight_end_and_takes_nothing_new(
     ):
         client.post("/events", json={"events": [event("late", "i1", 1)]})
         proxy.delay_seconds = 0.7
-        answers: list[httpx2.Response] = []
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx2.post(f"{service.url}/recommend", json={"user_id": "late"}, timeout=30))
-        )
-        asking.start()
+        asking, answers = _asked_beside(service)
         time.sleep(0.3)
         service.send(signal.SIGTERM)
         time.sleep(0.3)
@@ -333,11 +339,7 @@ def test_what_takes_longer_than_it_may_is_told_so_and_the_exit_is_a_clean_one(
     ):
         client.post("/events", json={"events": [event("late", "i1", 1)]})
         proxy.delay_seconds = 8
-        answers: list[httpx2.Response] = []
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx2.post(f"{service.url}/recommend", json={"user_id": "late"}, timeout=30))
-        )
-        asking.start()
+        asking, answers = _asked_beside(service)
         time.sleep(0.3)
         started = time.monotonic()
         assert service.stop() == 0

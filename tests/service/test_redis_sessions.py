@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -16,24 +16,8 @@ from service.errors import HistoryUnavailable
 from service.sessions.embedded import EmbeddedRedis
 from service.sessions.history_store import Event
 from service.sessions.redis_sessions import RedisHistoryStore, RetentionLimits, connect
-from tests.service.redis_processes import RedisProcess, start_cluster
-
-Address = tuple[str, bool]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
-    nodes = start_cluster(tmp_path_factory.mktemp("cluster"))
-    yield nodes
-    for node in nodes:
-        node.kill()
-
-
-@pytest.fixture(params=["standalone", "cluster"])
-def address(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Address:
-    if request.param == "standalone":
-        return redis_server.url, False
-    return request.getfixturevalue("cluster")[1].url, True
+from tests.service.conftest import Address
+from tests.service.redis_processes import RedisProcess
 
 
 @asynccontextmanager

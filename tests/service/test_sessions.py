@@ -1,7 +1,7 @@
 """Sessions in a real Redis and a real cluster: a history of their own, and their merging into a user's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -13,25 +13,7 @@ from service.sessions.embedded import EmbeddedRedis
 from service.sessions.history_store import Event
 from service.sessions.keys import owner_key
 from service.sessions.redis_sessions import RedisHistoryStore, RetentionLimits, connect
-from tests.service.conftest import item_ids
-from tests.service.redis_processes import RedisProcess, start_cluster
-
-Address = tuple[str, bool]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisProcess]]:
-    nodes = start_cluster(tmp_path_factory.mktemp("cluster"))
-    yield nodes
-    for node in nodes:
-        node.kill()
-
-
-@pytest.fixture(params=["standalone", "cluster"])
-def address(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Address:
-    if request.param == "standalone":
-        return redis_server.url, False
-    return request.getfixturevalue("cluster")[1].url, True
+from tests.service.conftest import Address, item_ids
 
 
 @asynccontextmanager

@@ -1,6 +1,5 @@
 """What the service was told, as a dataset: merges and erasures hold, whenever they came."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,22 +12,6 @@ from offline.import_data import app
 from service.sessions.history_store import Event
 from tests.offline.datasets import write_json_lines, write_text
 from tests.offline.log_writing import append, clicks, export, with_store
-from tests.service.redis_processes import RedisProcess
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path_factory.mktemp("redis"))
-    process.start()
-    yield process
-    process.kill()
-
-
-@pytest.fixture
-def url(server: RedisProcess) -> str:
-    with server.client() as client:
-        client.flushall()
-    return server.url
 
 
 def _imported(out: Path, *options: str) -> list[tuple[str, str, int, str | None, float | None]]:
