@@ -203,16 +203,6 @@ class ModelStore:
         artifact = f"{MODELS}/{_checked(model_id, 'model id')}"
         return self._open(artifact, read_model_manifest, verify=verify)
 
-    def resolve_model(self, reference: str) -> Path:
-        """The verified directory of a model that is named by id or by path; raises as ``model_directory``."""
-        if _NAME.fullmatch(reference) and self._folder.has(f"{MODELS}/{reference}"):
-            return self.model_directory(reference)
-        directory = Path(reference)
-        if not (directory / MANIFEST_NAME).is_file():
-            raise ArtifactNotFound(f"model {reference!r} is neither an id in {self.root} nor a directory of one")
-        verify_files(directory, read_model_manifest(directory).files)
-        return directory
-
     def bundle_directory(self, bundle_id: str, *, verify: bool = True) -> Path:
         """The local directory of a bundle; arguments and errors as ``model_directory``."""
         artifact = f"{BUNDLES}/{_checked(bundle_id, 'bundle id')}"

@@ -28,7 +28,7 @@ from offline.ablation_studies import ALL_STUDIES, STUDIES, normalised, variants
 from offline.dataset import Dataset
 from offline.store_models import find_model
 from offline.train import app as train_app
-from offline.training import command_options as common
+from offline.train import hatllm_settings
 from offline.training.hat_settings import SELF, HatTrainSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -201,10 +201,7 @@ def base_settings(arguments: Sequence[str]) -> HatTrainSettings:
         raise InvalidInput("--seed: every row is run with several, expected --seeds")
     group: Any = typer.main.get_command(train_app)
     context = group.commands[KIND].make_context(f"train {KIND}", list(arguments))
-    options = common.plain(context.params)
-    options.pop("text_field", None)
-    targets = tuple(name for name in options.pop("lora_targets").split(",") if name != "all")
-    return HatTrainSettings(**options, lora_targets=targets)
+    return hatllm_settings(context.params)
 
 
 def _parts(text: str) -> tuple[str, ...]:

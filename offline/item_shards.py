@@ -62,6 +62,33 @@ def read_shards(directory: Path) -> Iterator[KnownEmbeddings]:
         yield KnownEmbeddings(content_hashes=hashes, embeddings=tensors["embeddings"])
 
 
+class HashIndex:
+    """Finds rows by the hash of what they are made from.
+
+    Args:
+        content_hashes: (n,) S32, distinct.
+    """
+
+    def __init__(self, content_hashes: np.ndarray) -> None:
+        self._order = np.argsort(content_hashes, kind="stable")
+        self._sorted = content_hashes[self._order]
+
+    def find(self, content_hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Looks hashes up.
+
+        Args:
+            content_hashes: (m,) S32.
+
+        Returns:
+            (m,) bool whether each is there, and (h,) int64 the rows of those that are.
+        """
+        if len(self._sorted) == 0:
+            return np.zeros(len(content_hashes), dtype=bool), np.empty(0, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._sorted, content_hashes), len(self._sorted) - 1)
+        is_hit = self._sorted[places] == content_hashes
+        return is_hit, self._order[places[is_hit]]
+
+
 class EmbeddingLookup:
     """Fills the rows of an embedding table from whatever is known already.
 
@@ -71,8 +98,7 @@ class EmbeddingLookup:
     """
 
     def __init__(self, content_hashes: np.ndarray, embeddings: np.ndarray) -> None:
-        self._order = np.argsort(content_hashes, kind="stable")
-        self._sorted = content_hashes[self._order]
+        self._index = HashIndex(content_hashes)
         self._embeddings = embeddings
         self.is_known = np.zeros(len(content_hashes), dtype=bool)
 
@@ -86,10 +112,7 @@ class EmbeddingLookup:
             return 0
         before = int(self.is_known.sum())
         for start in range(0, len(known.content_hashes), _BLOCK_ROWS):
-            hashes = known.content_hashes[start : start + _BLOCK_ROWS]
-            places = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
-            is_hit = self._sorted[places] == hashes
-            rows = self._order[places[is_hit]]
+            is_hit, rows = self._index.find(known.content_hashes[start : start + _BLOCK_ROWS])
             self._embeddings[rows] = known.embeddings[start : start + _BLOCK_ROWS][is_hit]
             self.is_known[rows] = True
         return int(self.is_known.sum()) - before

@@ -30,7 +30,7 @@ from model_store.item_states import STATES_FILE, STATES_TENSOR, TOKENS_FILE, Ite
 from model_store.store import ModelStore
 from offline.catalogue_tokens import CatalogueTokens, tokenize_catalogue
 from offline.embed_items import plan_batches
-from offline.item_shards import HASH_DTYPE
+from offline.item_shards import HASH_DTYPE, HashIndex
 
 LOGGER = logging.getLogger(__name__)
 _BLOCK_ITEMS = 4096
@@ -132,13 +132,15 @@ def compute_states(
     LOGGER.info("item states: %d tokens x %d values, %.1f MB to be written", num_tokens, width, size / 1e6)
     file = _StatesFile(directory, tokens, size=size)
     states = torch.from_file(str(file.path), shared=True, size=num_tokens * width, dtype=dtype).view(-1, width)
-    lookup = _Lookup(known)
+    index = None if known is None else HashIndex(known.content_hashes)
     num_computed = 0
     with _progress(num_tokens) as bar:
         bar.update(int(tokens.offsets[file.num_done]))
         for start in range(file.num_done, len(catalogue), _BLOCK_ITEMS):
             rows = np.arange(start, min(start + _BLOCK_ITEMS, len(catalogue)))
-            missing = lookup.copy(tokens, rows, states)
+            missing = rows
+            if known is not None and index is not None:
+                missing = _copy_known(known, index, tokens, rows, states)
             _run(model, tokens, missing, states, device=device)
             num_computed += len(missing)
             file.mark(int(rows[-1]) + 1)
@@ -176,27 +178,15 @@ class _StatesFile:
             return 0
 
 
-class _Lookup:
-    """Finds items among those of an earlier bundle, by the hash of what they are made from."""
-
-    def __init__(self, known: KnownStates | None) -> None:
-        self._known = known
-        if known is not None:
-            self._order = np.argsort(known.content_hashes, kind="stable")
-            self._sorted = known.content_hashes[self._order]
-
-    def copy(self, tokens: CatalogueTokens, rows: np.ndarray, states: torch.Tensor) -> np.ndarray:
-        """Copies the states of the rows that are known; returns those that are not."""
-        if self._known is None or len(self._sorted) == 0:
-            return rows
-        hashes = tokens.content_hashes[rows]
-        places = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
-        is_hit = self._sorted[places] == hashes
-        item_indices = self._order[places[is_hit]] + 1
-        # the hash is over the text before it is cut and split, so tokens of one model are equal too
-        target = ItemTokens(np.empty(0), tokens.offsets).rows(rows[is_hit] + 1)
-        states[torch.from_numpy(target)] = self._known.states[torch.from_numpy(self._known.tokens.rows(item_indices))]
-        return rows[~is_hit]
+def _copy_known(
+    known: KnownStates, index: HashIndex, tokens: CatalogueTokens, rows: np.ndarray, states: torch.Tensor
+) -> np.ndarray:
+    """Copies the states of those rows that an earlier bundle had; returns the others."""
+    is_hit, known_rows = index.find(tokens.content_hashes[rows])
+    # the hash is over the text before it is cut and split, so tokens of one model are equal too
+    target = ItemTokens(tokens.token_ids, tokens.offsets).rows(rows[is_hit] + 1)
+    states[torch.from_numpy(target)] = known.states[torch.from_numpy(known.tokens.rows(known_rows + 1))]
+    return rows[~is_hit]
 
 
 @torch.no_grad()

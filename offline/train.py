@@ -6,7 +6,7 @@ processes: ``torchrun --nproc-per-node 2 -m offline.train hllm ...``.
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -232,13 +232,21 @@ def hatllm(
     device: common.Device = common.DeviceName.AUTO,
 ) -> None:
     """Train a HatLLM: one language model over the titles of a history, masked by item in bands of layers."""
-    options = common.plain(locals())
-    settings = HatTrainSettings(
-        **{**options, "lora_targets": tuple(name for name in lora_targets.split(",") if name != "all")}
-    )
+    settings = hatllm_settings(locals())
     from offline.training.hat_run import train_hatllm
 
     _train_and_report(lambda: train_hatllm(settings))
+
+
+def hatllm_settings(options: dict[str, Any]) -> HatTrainSettings:
+    """The settings that the command's options say.
+
+    Raises:
+        InvalidInput: A value is not allowed.
+    """
+    values = common.plain(options)
+    targets = tuple(name for name in values.pop("lora_targets").split(",") if name != "all")
+    return HatTrainSettings(**values, lora_targets=targets)
 
 
 def _train_and_report(train: Callable[[], ModelManifest]) -> None:

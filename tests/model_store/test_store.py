@@ -62,8 +62,6 @@ def test_a_model_comes_back_as_it_was_added(store: ModelStore) -> None:
     assert store.models() == [model]
     directory = store.model_directory(model.model_id)
     assert json.loads((directory / "config.json").read_text()) == {"kind": "hllm", "seed": 3}
-    assert store.resolve_model(model.model_id) == directory
-    assert store.resolve_model(str(directory)) == directory
 
 
 def test_adding_the_same_again_changes_nothing(store: ModelStore) -> None:
@@ -151,7 +149,7 @@ def test_a_live_pointer_that_makes_no_sense_is_named(local: ModelStore, content:
 
 @pytest.mark.parametrize("name", ["nope", "hllm-000000000000"])
 def test_what_is_not_there_is_named(store: ModelStore, name: str) -> None:
-    for call in (store.model_directory, store.bundle_directory, store.publish, store.resolve_model):
+    for call in (store.model_directory, store.bundle_directory, store.publish):
         with pytest.raises(ArtifactNotFound, match=name):
             call(name)
     with pytest.raises(ArtifactNotFound):
