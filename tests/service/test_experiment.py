@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from model_store import hatllm, hllm
+from model_store import hatllm_config, hllm
 from service.experiment import Experiment, Kind
 from service.settings import Settings
 from tests.service.conftest import running_app
@@ -26,7 +26,7 @@ def _experiment(hllm: int, hatllm: int, *, name: str = "hat-vs-hllm") -> Experim
 
 
 def test_every_kind_of_model_can_be_an_arm() -> None:
-    assert set(get_args(Kind)) == {hllm.KIND, hatllm.KIND}
+    assert set(get_args(Kind)) == {hllm.KIND, hatllm_config.KIND}
 
 
 @hypothesis_settings(max_examples=15, deadline=None)

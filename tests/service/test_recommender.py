@@ -49,11 +49,17 @@ class Watched:
         self._wrapped, self._threads, self._broken = wrapped, threads, broken
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"encode", "explain", "recommend"}:
+        wrapped = getattr(self._wrapped, name)
+        if name not in {"encode", "explain", "recommend"}:
+            return wrapped
+
+        def watched(*arguments: Any, **options: Any) -> Any:
             self._threads[name] = threading.current_thread().name
-        if name == self._broken:
-            raise RuntimeError("out of memory")
-        return getattr(self._wrapped, name)
+            if name == self._broken:
+                raise RuntimeError("out of memory")
+            return wrapped(*arguments, **options)
+
+        return watched
 
 
 @pytest.fixture
