@@ -12,6 +12,7 @@ from service import openapi
 from service.auth import Authenticator
 from service.metrics import Metrics
 from service.routes import catalogue_admin, console, decisions, events, items, operations, problems, recommend, users
+from service.routes.hosts import AllowedHosts
 from service.routes.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
 from service.running import run_service
 from service.settings import Settings
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         body_timeout_seconds=settings.body_timeout_seconds,
         max_in_flight=settings.max_in_flight,
         origins=frozenset(settings.cors_origins),
+        hosts=AllowedHosts(settings.hosts),
         logs_all=settings.log_requests,
     )
     app.add_middleware(RequestMiddleware, metrics=metrics, limits=limits)

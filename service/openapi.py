@@ -40,7 +40,7 @@ _PROBLEM: dict[str, Any] = {
     "required": ["type", "title", "status", "detail", "code", "request_id"],
 }
 _DESCRIPTIONS = {
-    400: "The body is not JSON, or nested too deep",
+    400: "The body is not JSON, or nested too deep; or the service does not go by the name in Host",
     401: "No API key, or an unknown one",
     403: "The key lacks the scope, or a page of another site sent the request",
     404: "There is no such thing",

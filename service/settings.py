@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ PREFIX = "HATSTAND_"
 _TEST_PREFIX = "HATSTAND_TEST_"
 EMBEDDED = "embedded"
 MIN_DECISION_MB = 4
+_HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _REDIS_SCHEMES = {"redis", "rediss", "unix"}
 
 Scope = Literal["recommend", "events", "admin"]
@@ -78,6 +80,13 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description='JSON list of origins whose pages may call the API, such as "https://shop.example"'),
     ] = ()
+    allowed_hosts: Annotated[
+        str,
+        Field(
+            description="Names of this service in Host, with commas; *.shop.example, * = all; empty = localhost alone "
+            "on loopback without API keys, else all"
+        ),
+    ] = ""
     trusted_proxies: Annotated[
         str,
         Field(description="Addresses or networks, with commas, whose X-Forwarded-For is believed; empty = nobody's"),
@@ -279,10 +288,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin; expected such as https://shop.example, or *")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, value: str) -> str:
+        for name in split_names(value):
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a host; expected such as shop.example, *.shop.example or *")
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        for part in filter(None, (part.strip() for part in value.split(","))):
+        for part in split_names(value):
             if part != "*":
                 ipaddress.ip_network(part, strict=False)
         return value
@@ -323,6 +340,14 @@ class Settings(BaseSettings):
             return False
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that callers may call the service by; addresses are none."""
+        if self.allowed_hosts:
+            return split_names(self.allowed_hosts)
+        # Where every caller needs a key, a page that got here by a trick has none.
+        return ("localhost",) if self.is_loopback and not self.api_keys else ("*",)
+
+    @property
     def has_console(self) -> bool:
         """Whether the console is served."""
         return self.is_loopback if self.console is None else self.console
@@ -339,6 +364,11 @@ class Settings(BaseSettings):
                 f"HATSTAND_HOST is {self.host}, which is not loopback, and HATSTAND_API_KEYS is empty: "
                 "configure keys, or set HATSTAND_ALLOW_ANONYMOUS=1 if something else guards the port"
             )
+
+
+def split_names(value: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(filter(None, (part.strip() for part in value.split(","))))
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

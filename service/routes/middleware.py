@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import REQUEST_ID
 from service.metrics import Metrics
+from service.routes.hosts import AllowedHosts
 from service.routes.json_guard import json_problem
 from service.routes.problems import problem
 
@@ -58,6 +59,7 @@ class RequestLimits:
         body_timeout_seconds: The body must be there by then.
         max_in_flight: Requests being answered at once.
         origins: Sites whose pages may send requests that change something.
+        hosts: Names that the service is called by.
         logs_all: Also those that went well.
     """
 
@@ -66,6 +68,7 @@ class RequestLimits:
     body_timeout_seconds: float = 10.0
     max_in_flight: int = 512
     origins: frozenset[str] = frozenset()
+    hosts: AllowedHosts = field(default_factory=AllowedHosts)
     logs_all: bool = False
 
 
@@ -151,6 +154,9 @@ class RequestMiddleware:
             self._metrics.request_shed("in_flight")
             detail = f"{limits.max_in_flight} requests are being answered"
             return _Refusal(429, "overloaded", detail, retry_after_seconds=1, ends_connection=True)
+        if not limits.hosts.allows(headers.get(b"host")):
+            detail = "this service goes by another name; HATSTAND_ALLOWED_HOSTS has those that it answers to"
+            return _Refusal(400, "host_not_allowed", detail, ends_connection=True)
         if scope["method"] not in _READING_METHODS and not _is_same_site(headers, limits.origins):
             detail = "a page of another site sent this request; HATSTAND_CORS_ORIGINS names those that may"
             return _Refusal(403, "cross_origin", detail, ends_connection=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.settings import Settings, split_names
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -81,6 +81,18 @@ def test_variables_of_the_service_are_settings(name: str) -> None:
     assert set(environment) <= known
     assert environment["HATSTAND_ALLOW_ANONYMOUS"] == "1"
     assert environment["HATSTAND_REDIS_URL"].startswith("redis://redis:")
+
+
+@pytest.mark.parametrize("name", ["service", "service-gpu"])
+def test_the_console_is_on_because_only_this_machine_reaches_the_port(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+
+    assert environment["HATSTAND_CONSOLE"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+    # anonymous and on loopback, so other sites' names must not lead there; others in the network use the service's own
+    names = split_names(_resolved(environment["HATSTAND_ALLOWED_HOSTS"]))
+    assert {"localhost", name} <= set(names)
+    assert not any("*" in one for one in names)
 
 
 def test_default_services_need_no_profile_and_optional_ones_have_theirs() -> None:

@@ -197,7 +197,7 @@ async def running_app(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx2
     async with (
         app.router.lifespan_context(app),
         httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app, raise_app_exceptions=False), base_url="http://shop"
+            transport=httpx2.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost"
         ) as client,
     ):
         yield app, client
