@@ -15,7 +15,7 @@ from model_store.histories import History, ItemTitles, cut_history
 from model_store.item_states import ItemTokens
 from model_store.item_text import TokenBatch
 from model_store.ragged_forward import AttentionWeights, NewItems, extend, new_state
-from model_store.state_cache import StateCache
+from model_store.state_cache import CacheCounts, StateCache
 from model_store.user_state import UserState
 
 # Token rows of one forward pass; more histories are run one pass after the other.
@@ -65,6 +65,11 @@ class HatLLMUserEncoder:
         """Of the states of users."""
         return self._kept.num_bytes
 
+    @property
+    def kept_counts(self) -> CacheCounts:
+        """How often a state was found, was not, and had to go."""
+        return self._kept.counts
+
     def window(self, num_items: int) -> int:
         """How many of the latest items of a history are read: up to M, re-based to about half of it."""
         return window(num_items, self.max_history_length)
@@ -72,6 +77,10 @@ class HatLLMUserEncoder:
     def forget(self, owner: str) -> bool:
         """Drops what is kept of a user."""
         return self._kept.forget(owner)
+
+    def forget_all(self) -> None:
+        """Drops what is kept of all users."""
+        self._kept.forget_all()
 
     @torch.no_grad()
     def encode(self, histories: Sequence[History]) -> np.ndarray:

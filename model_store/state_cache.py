@@ -1,11 +1,27 @@
 """Keeps the states of the latest users within a bound of memory; safe to use from several threads."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from model_store.user_state import UserState
 
 _MAX_FORGOTTEN = 10_000
+
+
+@dataclass
+class CacheCounts:
+    """What happened to states since the start.
+
+    Attributes:
+        hits: Users whose state was there when it was wanted.
+        misses: Users whose state was not.
+        evictions: States that were dropped because there was no room.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
 
 
 class StateCache:
@@ -24,6 +40,14 @@ class StateCache:
         self._lock = Lock()
         self._clock = 0
         self._forgotten: OrderedDict[str, int] = OrderedDict()
+        self._all_forgotten = -1
+        self._counts = CacheCounts()
+
+    @property
+    def counts(self) -> CacheCounts:
+        """A copy of the counts of now."""
+        with self._lock:
+            return replace(self._counts)
 
     @property
     def num_bytes(self) -> int:
@@ -41,7 +65,10 @@ class StateCache:
     def take(self, owner: str) -> UserState | None:
         """Takes a user's state out, if there is one."""
         with self._lock:
-            return self._pop(owner)
+            state = self._pop(owner)
+            self._counts.hits += state is not None
+            self._counts.misses += state is None
+            return state
 
     def put(self, owner: str, state: UserState, *, since: int) -> None:
         """Keeps a state, and drops the oldest ones beyond the bound.
@@ -53,12 +80,17 @@ class StateCache:
         """
         with self._lock:
             self._pop(owner)
-            if self._forgotten.get(owner, -1) >= since or state.num_bytes > self._max_bytes:
+            forgotten = max(self._forgotten.get(owner, -1), self._all_forgotten)
+            if forgotten >= since:
+                return
+            if state.num_bytes > self._max_bytes:
+                self._counts.evictions += 1
                 return
             self._states[owner] = state
             self._num_bytes += state.num_bytes
             while self._num_bytes > self._max_bytes:
                 self._pop(next(iter(self._states)))
+                self._counts.evictions += 1
 
     def forget(self, owner: str) -> bool:
         """Drops a user's state, and whatever is being worked on now.
@@ -73,6 +105,15 @@ class StateCache:
             if len(self._forgotten) > _MAX_FORGOTTEN:
                 self._forgotten.popitem(last=False)
             return self._pop(owner) is not None
+
+    def forget_all(self) -> None:
+        """Drops every state, and whatever is being worked on now."""
+        with self._lock:
+            self._all_forgotten = self._clock
+            self._clock += 1
+            self._forgotten.clear()
+            self._states.clear()
+            self._num_bytes = 0
 
     def _pop(self, owner: str) -> UserState | None:
         state = self._states.pop(owner, None)

@@ -14,6 +14,7 @@ from model_store.hat_user_encoder import HatLLMUserEncoder
 from model_store.histories import EncodedItems, History, ItemEmbeddings, cut_history
 from model_store.hllm_files import load_hllm
 from model_store.model import read_kind
+from model_store.state_cache import CacheCounts
 
 # History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
 # service's batches stay far below and run as one.
@@ -25,6 +26,7 @@ __all__ = [
     "ExplainsByAttention",
     "HLLMUserEncoder",
     "History",
+    "KeepsStates",
     "UserEncoder",
     "make_user_encoder",
 ]
@@ -60,6 +62,10 @@ class UserEncoder(Protocol):
         """Drops what is kept of a user; whether there was something."""
         ...
 
+    def forget_all(self) -> None:
+        """Drops what is kept of all users."""
+        ...
+
 
 @runtime_checkable
 class ExplainsByAttention(Protocol):
@@ -67,6 +73,16 @@ class ExplainsByAttention(Protocol):
 
     def explain(self, history: History) -> np.ndarray:
         """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
+        ...
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """An encoder that keeps states of users between calls."""
+
+    @property
+    def kept_counts(self) -> CacheCounts:
+        """How often a state was found, was not, and had to go."""
         ...
 
 
@@ -131,6 +147,9 @@ class HLLMUserEncoder:
     def forget(self, owner: str) -> bool:  # noqa: ARG002
         """Nothing is kept of users."""
         return False
+
+    def forget_all(self) -> None:
+        """Nothing is kept of users."""
 
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """Encodes B histories.

@@ -95,6 +95,11 @@ class AgedCache(Generic[K, V]):
         self._num_bytes -= entry.num_bytes
         return entry.value
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._entries.clear()
+        self._num_bytes = 0
+
     def _drop_old(self) -> None:
         oldest_allowed = self._clock() - self._max_age_seconds
         while self._entries:
@@ -123,7 +128,7 @@ class LastEmbeddings:
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_age_seconds = max_age_seconds
         self._clock = clock
-        self._cache: AgedCache[Owner, dict[str, _Embedding]] = AgedCache(
+        self._cache: AgedCache[str, dict[str, _Embedding]] = AgedCache(
             max_bytes=max_bytes, max_age_seconds=max_age_seconds, clock=clock
         )
 
@@ -158,20 +163,28 @@ class LastEmbeddings:
 
     def forget(self, owner: Owner) -> int:
         """Drops all embeddings of somebody, and says how many."""
-        return len(self._cache.forget(owner) or ())
+        return self.forget_hash(owner.hash)
+
+    def forget_hash(self, owner_hash: str) -> int:
+        """The same, where only the hash of the owner is known."""
+        return len(self._cache.forget(owner_hash) or ())
+
+    def forget_all(self) -> None:
+        """Drops everything."""
+        self._cache.clear()
 
     def _store(self, owner: Owner, bundle_id: str, embedding: _Embedding) -> None:
-        kept = self._cache.get(owner)
+        kept = self._cache.get(owner.hash)
         by_bundle = {} if kept is None else dict(kept.value)
         by_bundle.pop(bundle_id, None)
         by_bundle[bundle_id] = embedding
         for oldest in list(by_bundle)[:-_MAX_BUNDLES]:
             del by_bundle[oldest]
         num_bytes = sum(one.vector.nbytes + _ENTRY_BYTES for one in by_bundle.values())
-        self._cache.put(owner, by_bundle, num_bytes)
+        self._cache.put(owner.hash, by_bundle, num_bytes)
 
     def _find(self, owner: Owner, bundle_id: str) -> _Embedding | None:
-        kept = self._cache.get(owner)
+        kept = self._cache.get(owner.hash)
         found = None if kept is None else kept.value.get(bundle_id)
         if found is None or self._clock() - found.made_at > self._max_age_seconds:
             return None

@@ -1,5 +1,10 @@
 """What encoders keep of users between requests: how much, and its erasure."""
 
+from collections.abc import Sequence
+
+from model_store.user_encoder import UserEncoder
+from model_store.state_cache import CacheCounts
+from model_store.user_encoder import KeepsStates
 from service.engine.batcher import EncodeBatcher
 from service.engine.live_bundle import LiveBundles
 
@@ -26,19 +31,43 @@ class UserStates:
         """Per kind of model."""
         return {kind: served.encoder.kept_bytes for kind, served in self._bundles.live.bundles.items()}
 
-    async def forget(self, user_id: str) -> int:
-        """Drops what is kept of a user; call it once their history is gone.
+    def counts(self) -> dict[str, CacheCounts]:
+        """Per kind of model that keeps something; from 0 again with every new bundle."""
+        encoders = {kind: served.encoder for kind, served in self._bundles.live.bundles.items()}
+        return {kind: encoder.kept_counts for kind, encoder in encoders.items() if isinstance(encoder, KeepsStates)}
+
+    async def forget(self, owner_hashes: Sequence[str]) -> int:
+        """Drops what is kept of users; call it once their histories are gone.
 
         It runs after the histories that were asked for before it, as those may bring the user back; and later ones
         do not, as they see the count.
 
         Returns:
-            How many encoders kept something.
+            How many states there were, over users and encoders.
 
         Raises:
             NotReady: The service is ending, and with it everything that is kept.
         """
-        self._num_erasures += 1
-        encoders = [served.encoder for served in self._bundles.live.bundles.values()]
-        ran = await self._models.run(lambda: sum(encoder.forget(user_id) for encoder in encoders), waits=True)
+        encoders = self._erasing()
+        ran = await self._models.run(
+            lambda: sum(encoder.forget(one) for encoder in encoders for one in owner_hashes), waits=True
+        )
         return ran.value
+
+    async def forget_all(self) -> None:
+        """Drops what is kept of all users.
+
+        Raises:
+            NotReady: As of ``forget``.
+        """
+        encoders = self._erasing()
+
+        def forget_all() -> None:
+            for encoder in encoders:
+                encoder.forget_all()
+
+        await self._models.run(forget_all, waits=True)
+
+    def _erasing(self) -> list[UserEncoder]:
+        self._num_erasures += 1
+        return [served.encoder for served in self._bundles.live.bundles.values()]

@@ -55,7 +55,7 @@ class LastHistories:
 
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._cache: AgedCache[Owner, tuple[tuple[float, bytes], ...]] = AgedCache(
+        self._cache: AgedCache[str, tuple[tuple[float, bytes], ...]] = AgedCache(
             max_bytes=max_bytes, max_age_seconds=max_age_seconds, clock=clock
         )
 
@@ -76,13 +76,13 @@ class LastHistories:
             interactions: Oldest first.
             asked_at: ``now()`` before it was read: events reported since then may not be in it, and stay.
         """
-        kept = self._cache.get(owner)
+        kept = self._cache.get(owner.hash)
         newer = [piece for piece in kept.value if piece[0] >= asked_at] if kept is not None else []
         self._put(owner, [(asked_at, _packed(interactions)), *newer])
 
     def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
         """Adds interactions that the history store has acknowledged."""
-        kept = self._cache.get(owner)
+        kept = self._cache.get(owner.hash)
         pieces = [] if kept is None else list(kept.value)
         if len(pieces) >= _MAX_PIECES:
             # as of now: what is read meanwhile may lack some of it
@@ -91,15 +91,23 @@ class LastHistories:
 
     def last(self, owner: Owner) -> Aged[Sequence[Interaction]] | None:
         """What is known of somebody, oldest first."""
-        kept = self._cache.get(owner)
+        kept = self._cache.get(owner.hash)
         return None if kept is None else Aged(_unpacked(kept.value), kept.age_seconds)
 
     def forget(self, owner: Owner) -> int:
         """Drops what is known of somebody, and says how many interactions that was."""
-        return len(_unpacked(self._cache.forget(owner) or ()))
+        return self.forget_hash(owner.hash)
+
+    def forget_hash(self, owner_hash: str) -> int:
+        """The same, where only the hash of the owner is known."""
+        return len(_unpacked(self._cache.forget(owner_hash) or ()))
+
+    def forget_all(self) -> None:
+        """Drops everything."""
+        self._cache.clear()
 
     def _put(self, owner: Owner, pieces: Sequence[tuple[float, bytes]]) -> None:
-        self._cache.put(owner, tuple(pieces), sum(len(packed) + 64 for _, packed in pieces))
+        self._cache.put(owner.hash, tuple(pieces), sum(len(packed) + 64 for _, packed in pieces))
 
 
 def _packed(interactions: Sequence[Interaction]) -> bytes:

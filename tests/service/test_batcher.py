@@ -42,6 +42,9 @@ class SumEncoder:
     def explain(self, history: History) -> np.ndarray:
         return np.full(len(history.item_indices), 1 / len(history.item_indices), dtype=np.float32)
 
+    def forget_all(self) -> None:
+        pass
+
     def forget(self, _owner: str) -> bool:
         return False
 

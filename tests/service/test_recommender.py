@@ -235,7 +235,7 @@ async def test_who_is_erased_while_a_request_has_their_history_does_not_come_bac
         if is_erased:
             num_erasures += 1
             last_known.forget(Owner(user_id))
-            hat.encoder.forget(user_id)
+            hat.encoder.forget(Owner(user_id).hash)
 
     shelf.on_read = erase
     recommender = make_recommender(
@@ -243,7 +243,7 @@ async def test_who_is_erased_while_a_request_has_their_history_does_not_come_bac
     )
     answer = await recommender.recommend(Query(user_id="u1", k=4, timeout_seconds=5, **more))
     assert (answer.source, answer.history_length) == ("model", 2)
-    assert hat.encoder.forget("u1") is not is_erased
+    assert hat.encoder.forget(Owner("u1").hash) is not is_erased
     assert hat.encoder.kept_bytes == 0
     kept = last_known.forget(Owner("u1"))
     assert (kept["last_histories"] > 0) is not is_erased
@@ -301,7 +301,7 @@ async def test_a_session_has_a_history_of_its_own_and_joins_its_users(
         return {"history": [Interaction(f"i{item}", at[item]) for item in items]}
 
     assert await scores(user_id="anna") == await scores(**inline(1, 2))
-    assert hat.encoder.forget("anna")
+    assert hat.encoder.forget(Owner("anna").hash)
     # nothing of a session stays with the encoder
     assert await scores(session_id="anna") == await scores(**inline(3, 4))
     assert await scores(user_id="anna", session_id="anna") == await scores(**inline(1, 3, 2, 4))

@@ -54,13 +54,13 @@ async def test_forgetting_waits_for_a_full_queue_and_for_what_is_in_it(
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await models.encode(_encoder(bundles), _history("late"))
-    forgetting = asyncio.create_task(states.forget("gone"))
+    forgetting = asyncio.create_task(states.forget(["gone"]))
     await asyncio.sleep(0)
     assert states.num_erasures == 1
     gate.set()
     await asyncio.gather(busy, *waiting)
     assert await forgetting == 1
     assert states.kept_bytes()["hatllm"] > 0
-    assert await states.forget("gone") == 0
-    assert await states.forget("stays") == 1
+    assert await states.forget(["gone"]) == 0
+    assert await states.forget(["stays"]) == 1
     assert states.kept_bytes() == {"hllm": 0, "hatllm": 0}

@@ -1,0 +1,107 @@
+"""Tells every replica who was erased or merged away, so that none of them goes on remembering.
+
+What a process keeps in memory of somebody is its own. A short Redis Stream of owners' hashes (never their ids) is
+what all replicas read, every second. One that may have missed something, because the stream was cut or is another
+one, forgets everybody: what is kept in memory only saves work.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from model_store.event_log import Owner
+from service.errors import HistoryUnavailable, NotReady
+from service.sessions.redis_calls import RedisCalls
+
+LOGGER = logging.getLogger(__name__)
+
+_KEY = "hatstand:{erased}:owners"
+_FIELD = b"x"
+_MAX_ENTRIES = 10_000
+_EVERY_SECONDS = 1.0
+_PAUSE_AFTER_FAILURE = 5
+# Before the first entry there can be.
+_BEGINNING = b"0-0"
+
+
+class Erasures:
+    """The news of who was erased.
+
+    Args:
+        calls: To Redis.
+        forget: Is given the hashes of owners whom this process must forget.
+        forget_all: Is called where it is not known whom.
+        every_seconds: Between two looks.
+    """
+
+    def __init__(
+        self,
+        calls: RedisCalls,
+        *,
+        forget: Callable[[Sequence[str]], Awaitable[None]],
+        forget_all: Callable[[], Awaitable[None]],
+        every_seconds: float = _EVERY_SECONDS,
+    ) -> None:
+        self._calls = calls
+        self._forget = forget
+        self._forget_all = forget_all
+        self._every_seconds = every_seconds
+        self._last: bytes | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to look; call it in the event loop."""
+        self._task = asyncio.create_task(self._run(), name="hatstand-erasures")
+
+    async def aclose(self) -> None:
+        """Stops looking."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def tell(self, owner: Owner) -> None:
+        """Has every replica forget somebody, within about a second.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Telling again is safe.
+        """
+        async with self._calls.calling("tell of an erasure"), self._calls.slot() as client:
+            await client.xadd(_KEY, {_FIELD: owner.hash}, maxlen=_MAX_ENTRIES, approximate=True)
+
+    async def look(self) -> None:
+        """Reads what is new, and forgets.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+            NotReady: The service is ending.
+        """
+        async with self._calls.calling("read erasures"), self._calls.slot() as client:
+            entries = await client.xrange(_KEY, min=self._last or b"+")
+            is_known = self._last is not None and (
+                self._last == _BEGINNING or (bool(entries) and entries[0][0] == self._last)
+            )
+            if not is_known:
+                newest = await client.xrevrange(_KEY, count=1)
+        if not is_known:
+            await self._forget_all()
+            self._last = newest[0][0] if newest else _BEGINNING
+            return
+        new = [(position, fields) for position, fields in entries if position != self._last]
+        if new:
+            await self._forget([fields[_FIELD].decode() for _, fields in new])
+            self._last = new[-1][0]
+
+    async def _run(self) -> None:
+        while True:
+            pause = self._every_seconds
+            try:
+                await self.look()
+            except (HistoryUnavailable, NotReady):
+                # logged where it happened, so not every second; the next look reads from where this one began
+                pause *= _PAUSE_AFTER_FAILURE
+            except Exception:
+                # A task boundary: whatever happened, the next look comes.
+                LOGGER.exception("reading erasures failed")
+            await asyncio.sleep(pause)
