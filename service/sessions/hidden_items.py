@@ -46,6 +46,8 @@ class RedisHiddenItems:
         self._patience_seconds = patience_seconds
         self._known = HiddenItems(is_known=False)
         self._version = ""
+        # Hidden here since the question that is being answered was asked: its answer may lack them.
+        self._hidden_meanwhile: set[str] = set()
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
         self._since_script = Script("hidden_since")
@@ -110,6 +112,12 @@ class RedisHiddenItems:
             )
         if changed < 0:
             raise TooManyHidden(f"{MAX_HIDDEN} items are hidden already; show some of them first")
+        if verb == "hide":
+            # At once: a request that has no time to ask Redis, or asks in vain, must not return it either.
+            self._hidden_meanwhile.add(item_id)
+            self._known = HiddenItems(self._known.item_ids | {item_id}, is_known=self._known.is_known)
+        else:
+            self._hidden_meanwhile.discard(item_id)
         return HiddenItem(item_id, int(since) / 1_000 or None)
 
     async def _read_anew(self) -> None:
@@ -126,6 +134,7 @@ class RedisHiddenItems:
         await self._read()
 
     async def _read(self) -> None:
+        self._hidden_meanwhile.clear()
         async with self._calls.calling("read hidden items", timeout_seconds=self._patience_seconds):
             async with self._calls.slot() as client:
                 version = (await client.get(_KEYS[0]) or b"").decode()
@@ -135,6 +144,7 @@ class RedisHiddenItems:
             current, is_all, hidden, shown = await self._calls.run(self._since_script, _KEYS, epoch, number or "0")
         before = frozenset() if is_all else self._known.item_ids
         item_ids = (before - {one.decode() for one in shown}) | {one.decode() for one in hidden}
+        item_ids |= self._hidden_meanwhile
         self._known, self._version = HiddenItems(item_ids), current.decode()
 
 
