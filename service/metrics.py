@@ -19,6 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from model_store.state_cache import CacheCounts
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.attribution import Attribution
 from service.sessions.event_log import LogFill
@@ -26,6 +27,8 @@ from service.sessions.event_log import LogFill
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# It is mostly the user's pause: a page that is built at once, a reader, somebody who comes back.
+_VISIBILITY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 86_400.0)
 _NO_ARM = "none"
 _NO_SCENARIO = "none"
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -45,6 +48,7 @@ class ServiceFigures:
         queue_seconds: Expected until all that waits now is done.
         available_bytes: Memory that can be had, by place (``cpu``, ``cuda``).
         state_bytes: What the models keep of users, by kind.
+        state_counts: How often such a state was found, was not, and had to go, by kind; from 0 with every bundle.
     """
 
     is_ready: bool = False
@@ -56,6 +60,7 @@ class ServiceFigures:
     queue_seconds: float = 0.0
     available_bytes: Mapping[str, int] = field(default_factory=dict)
     state_bytes: Mapping[str, int] = field(default_factory=dict)
+    state_counts: Mapping[str, CacheCounts] = field(default_factory=dict)
 
 
 class Metrics:
@@ -100,6 +105,12 @@ class Metrics:
         )
         self._plans = Counter(
             "hatstand_retrieval_plans", "How candidates were looked for in the index", ("plan",), registry=registry
+        )
+        self._filtered = Counter(
+            "hatstand_candidates_filtered",
+            "Items that an answer could not have, by each reason by itself",
+            ("reason",),
+            registry=registry,
         )
         self._pages = Counter("hatstand_pages", "Later pages of lists", registry=registry)
         self._hidden_items = Gauge("hatstand_hidden_items", "Items that operators have hidden", registry=registry)
@@ -152,6 +163,7 @@ class Metrics:
         self._state_bytes = Gauge(
             "hatstand_model_state_bytes", "What the model keeps of users between requests", ("kind",), registry=registry
         )
+        self._add_state_counts(registry)
         self._add_service_gauges(registry)
         self._swaps = Counter("hatstand_bundle_swaps", "Reloads of the live bundles", ("result",), registry=registry)
         self._bundle_info = Gauge(
@@ -182,6 +194,12 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self._visibility_seconds = Histogram(
+            "hatstand_event_visibility_seconds",
+            "From the acknowledgement of an event to the end of the first answer that counts it in, by this process",
+            buckets=_VISIBILITY_SECONDS,
+            registry=registry,
+        )
         self._decision_records = Counter(
             "hatstand_decision_records", "Records of answers, by what became of them", ("result",), registry=registry
         )
@@ -196,6 +214,19 @@ class Metrics:
         self._log_oldest = Gauge(
             "hatstand_event_log_oldest_age_seconds", "Age of the oldest entry of the event log", registry=registry
         )
+
+    def _add_state_counts(self, registry: CollectorRegistry) -> None:
+        """What becomes of what the models keep of users."""
+        self._state_hits = Counter(
+            "hatstand_model_state_hits", "Users whose kept state was there when wanted", ("kind",), registry=registry
+        )
+        self._state_misses = Counter(
+            "hatstand_model_state_misses", "Users of whom no state was kept", ("kind",), registry=registry
+        )
+        self._state_evictions = Counter(
+            "hatstand_model_state_evictions", "States dropped for want of room", ("kind",), registry=registry
+        )
+        self._counted_states: dict[str, CacheCounts] = {}
 
     def _add_service_gauges(self, registry: CollectorRegistry) -> None:
         """What is read when scraped."""
@@ -252,7 +283,18 @@ class Metrics:
             gauge.clear()
             for label, value in values.items():
                 gauge.labels(label).set(value)
+        for kind, counts in figures.state_counts.items():
+            self._count_states(kind, counts)
         return generate_latest(self.registry)
+
+    def _count_states(self, kind: str, counts: CacheCounts) -> None:
+        before = self._counted_states.get(kind, CacheCounts())
+        if counts.hits < before.hits or counts.misses < before.misses:  # another bundle's, from 0 again
+            before = CacheCounts()
+        self._state_hits.labels(kind).inc(counts.hits - before.hits)
+        self._state_misses.labels(kind).inc(counts.misses - before.misses)
+        self._state_evictions.labels(kind).inc(max(counts.evictions - before.evictions, 0))
+        self._counted_states[kind] = counts
 
     def watch_queue(self, num_waiting: Callable[[], int]) -> None:
         """Reads the queue's length when scraped."""
@@ -316,6 +358,11 @@ class Metrics:
         """Candidates were looked for in one of the planner's ways."""
         self._plans.labels(plan).inc()
 
+    def candidates_filtered(self, counts: Mapping[str, int]) -> None:
+        """An answer could not have so many items, by reason."""
+        for reason, count in counts.items():
+            self._filtered.labels(reason).inc(count)
+
     def page_answered(self) -> None:
         """A later page of a list was returned."""
         self._pages.inc()
@@ -328,6 +375,10 @@ class Metrics:
         """One batch of events was taken."""
         for result, count in (("accepted", accepted), ("duplicate", duplicates), ("rejected", rejected)):
             self._events.labels(result).inc(count)
+
+    def event_became_visible(self, seconds: float) -> None:
+        """An answer counted in what was acknowledged so long before."""
+        self._visibility_seconds.observe(seconds)
 
     def events_attributed(self, attribution: Attribution, count: int) -> None:
         """So many events came of such an answer."""

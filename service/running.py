@@ -32,6 +32,7 @@ from service.pipeline.segments import Segments
 from service.rate_limits import RateLimits
 from service.recording import Recording, start_recording
 from service.sessions.embedded import EmbeddedRedis
+from service.sessions.erasures import Erasures
 from service.sessions.hidden_items import RedisHiddenItems
 from service.sessions.history_store import ErasedStore, Event, HistoryStore, MergeOutcome
 from service.sessions.ranked_lists import RedisRankedLists
@@ -77,6 +78,7 @@ class RunningService:
         hidden: What operators have hidden.
         lists: Where lists wait for their next pages.
         pages: Cuts them.
+        erasures: Tells the other replicas whom to forget.
     """
 
     bundles: LiveBundles
@@ -98,6 +100,7 @@ class RunningService:
     hidden: RedisHiddenItems
     lists: RedisRankedLists
     pages: Pages
+    erasures: Erasures
 
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of a user, and says what that was.
@@ -108,8 +111,10 @@ class RunningService:
         erased = await self.histories.erase(user_id)
         # right after, before anything else runs: requests that have read the history must not keep it any more
         forgotten = self._forget(Owner(user_id))
+        await self.erasures.tell(Owner(user_id))
         pages = await self.lists.erase(Owner(user_id))
-        return [*erased, *pages, *forgotten, ErasedStore("model_state", await self.user_states.forget(user_id))]
+        states = await self.user_states.forget([Owner(user_id).hash])
+        return [*erased, *pages, *forgotten, ErasedStore("model_state", states)]
 
     async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of a session, and says what that was; encoders keep nothing of sessions.
@@ -120,6 +125,7 @@ class RunningService:
         session = Owner(session_id, is_session=True)
         erased = await self.histories.erase_session(session_id)
         forgotten = self._forget(session)
+        await self.erasures.tell(session)
         return [*erased, *await self.lists.erase(session), *forgotten]
 
     async def merge_session(self, session_id: str, user_id: str) -> MergeOutcome:
@@ -134,6 +140,7 @@ class RunningService:
         self._forget(session)
         if known is not None:
             self.last_known.add(user, known.value)
+        await self.erasures.tell(session)
         return outcome
 
     async def noted(self, events: Sequence[Event]) -> None:
@@ -192,7 +199,9 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
         populars = SearchThreads(1, "popular")
         stack.callback(populars.close)
         last_known = LastKnown(
-            max_bytes=settings.last_known_mb * _MIB, max_age_seconds=settings.last_known_max_age_seconds
+            max_bytes=settings.last_known_mb * _MIB,
+            max_age_seconds=settings.last_known_max_age_seconds,
+            became_visible=metrics.event_became_visible,
         )
         metrics.watch_last_known(last_known.kept_bytes)
         batcher = EncodeBatcher(
@@ -232,6 +241,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
             user_states=user_states,
             histories=histories,
         )
+        erasures = _follow_erasures(stack, calls, last_known=last_known, user_states=user_states)
         if supervision.health.history_problem:
             LOGGER.warning("starting without the history store: recommendations fall back, events are refused")
         service = RunningService(
@@ -265,6 +275,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
             hidden=hidden,
             lists=lists,
             recording=recording,
+            erasures=erasures,
             pages=Pages(lists=lists, bundles=bundles, hidden=hidden, histories=histories, run_blocking=searches),
         )
         yield service
@@ -278,6 +289,24 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     embedded.start()
     stack.callback(embedded.stop)
     return embedded.url
+
+
+def _follow_erasures(
+    stack: AsyncExitStack, calls: RedisCalls, *, last_known: LastKnown, user_states: UserStates
+) -> Erasures:
+    async def forget(owner_hashes: Sequence[str]) -> None:
+        for one in owner_hashes:
+            last_known.forget_hash(one)
+        await user_states.forget(owner_hashes)
+
+    async def forget_all() -> None:
+        last_known.forget_all()
+        await user_states.forget_all()
+
+    erasures = Erasures(calls, forget=forget, forget_all=forget_all)
+    erasures.start()
+    stack.push_async_callback(erasures.aclose)
+    return erasures
 
 
 def _open_turns(url: str, settings: Settings, stack: AsyncExitStack) -> RedisTurns:

@@ -117,6 +117,7 @@ async def supervise(
             queue_seconds=batcher.waiting_seconds,
             available_bytes={place: free for place, free in available.items() if free is not None},
             state_bytes=user_states.kept_bytes(),
+            state_counts=user_states.counts(),
         )
 
     metrics.watch_queue(lambda: batcher.num_waiting)

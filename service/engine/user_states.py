@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from model_store.user_encoder import UserEncoder
 from model_store.state_cache import CacheCounts
-from model_store.user_encoder import KeepsStates
+from model_store.user_encoder import KeepsStates, UserEncoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.live_bundle import LiveBundles
 

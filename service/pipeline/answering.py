@@ -5,8 +5,8 @@ Every list is made here, whichever step of the ladder it is for, and checked las
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -66,12 +66,14 @@ class Answered:
         source: Which step they come from.
         ranked: The list; longer than k only where pages are wanted.
         plans: How candidates were looked for.
+        filtered: How many items each reason kept from the list; an item that has several reasons counts for each.
     """
 
     items: Sequence[RankedItem]
     source: str
     ranked: Sequence[Ranked] = ()
     plans: Sequence[Plan] = ()
+    filtered: Mapping[str, int] = field(default_factory=dict)
 
 
 class _IndexFailed(Exception):
@@ -103,6 +105,7 @@ class _Answer:
         self._plans: list[Plan] = []
         self._has_failed = False
         self._search_seconds = 0.0
+        self._num_removed_last = 0
         self._num_admissible = progress.admissible.count()
         self._k = min(query.k, self._num_admissible)
         self._lister = Lister(
@@ -137,7 +140,8 @@ class _Answer:
         self._count(entries)
         progress.timing.search += self._search_seconds
         progress.timing.rank += time.perf_counter() - started - self._search_seconds
-        return Answered(items, source, ranked, tuple(self._plans))
+        filtered = {**progress.admissible.removed, "cap": lister.num_capped, "last_check": self._num_removed_last}
+        return Answered(items, source, ranked, tuple(self._plans), filtered)
 
     def _pins(self) -> list[tuple[int, Entry]]:
         """Pinned items, with their cosine where there is something to compare them with."""
@@ -182,8 +186,9 @@ class _Answer:
         """The list once more against what may be returned: whatever made it, this is the last word."""
         item_indices = np.array([one.item_index for one in entries], dtype=np.int64)
         is_kept = self._progress.admissible.keep(item_indices)
-        if not is_kept.all():
-            LOGGER.error("%d items that may not be returned were taken out at last", int((~is_kept).sum()))
+        self._num_removed_last = int((~is_kept).sum())
+        if self._num_removed_last:
+            LOGGER.error("%d items that may not be returned were taken out at last", self._num_removed_last)
         return [one for one, kept in zip(entries, is_kept.tolist(), strict=True) if kept]
 
     def _source(self, entries: Sequence[Entry]) -> str:

@@ -241,7 +241,7 @@ class ModelAsker:
         owner = _owner(progress)
         if owner is None or owner.is_session or self._num_erasures() != progress.num_erasures:
             return progress.history
-        return replace(progress.history, owner=owner.id)
+        return replace(progress.history, owner=owner.hash)
 
 
 def _owner(progress: Progress) -> Owner | None:

@@ -4,7 +4,7 @@ Every step of every path asks the same ``Admissible``, and each list is checked 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,13 @@ class Admissible:
         num_items: N.
         mask: (N,) bool by row (``item_index - 1``), or None where the filter lets everything pass.
         excluded: (E,) int64, unique ``item_index`` that may not be returned whatever the mask says.
+        removed: How many items each reason takes away, by itself: ``filter``, ``hidden``, ``excluded``, ``seen``.
     """
 
     num_items: int
     mask: np.ndarray | None
     excluded: np.ndarray
+    removed: Mapping[str, int] = field(default_factory=dict)
 
     def keep(self, item_indices: np.ndarray) -> np.ndarray:
         """Which of ``item_indices`` may be returned: a bool array of their length; 0 may not."""
@@ -93,17 +95,21 @@ def admissible_items(
     """
     catalogue = served.catalogue
     mask = None
+    removed: dict[str, int] = {}
     if query.filter is not None:
         mask = unpack(evaluate(query.filter, catalogue, served.masks), len(catalogue))
-    excluded = [exclusions(catalogue, [*query.exclude_item_ids, *seen_item_ids(query, seen)])]
+        removed["filter"] = len(mask) - int(np.count_nonzero(mask))
+    excluded = [exclusions(catalogue, query.exclude_item_ids), exclusions(catalogue, seen_item_ids(query, seen))]
+    removed["excluded"], removed["seen"] = map(len, excluded)
     if hidden.item_ids:
         found = served.masks.get(("hidden", hidden.serial), lambda: exclusions(catalogue, list(hidden.item_ids)))
+        removed["hidden"] = len(found)
         if len(found) <= _MANY_HIDDEN:
             excluded.append(found)
         else:
             mask = np.ones(len(catalogue), dtype=bool) if mask is None else mask
             mask[found - 1] = False
-    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)))
+    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)), removed)
 
 
 def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str]:

@@ -1,9 +1,10 @@
 """What this process remembers of users and sessions, in one place, so that forgetting somebody forgets all of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from model_store.event_log import Owner
 from service.engine.user_embeddings import LastEmbeddings
+from service.pipeline.event_visibility import EventVisibility
 from service.pipeline.known_history import LastHistories
 from service.pipeline.query import Interaction, Query
 
@@ -14,9 +15,13 @@ class LastKnown:
     Args:
         max_bytes: Of all together, half for each; 0 keeps nothing.
         max_age_seconds: Older ones are dropped.
+        became_visible: Is told how long acknowledged events took to be seen by an answer.
     """
 
-    def __init__(self, *, max_bytes: int, max_age_seconds: float) -> None:
+    def __init__(
+        self, *, max_bytes: int, max_age_seconds: float, became_visible: Callable[[float], None] | None = None
+    ) -> None:
+        self.visibility = EventVisibility(became_visible)
         self.embeddings = LastEmbeddings(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
         self.histories = LastHistories(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
         self._num_forgotten = 0
@@ -33,6 +38,7 @@ class LastKnown:
     def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
         """Adds interactions that the history store has acknowledged."""
         self.histories.add(owner, interactions)
+        self.visibility.acknowledged(owner, interactions)
 
     def forget(self, owner: Owner) -> dict[str, int]:
         """Drops everything that is kept of somebody; call it once their history is gone.
@@ -40,11 +46,23 @@ class LastKnown:
         Returns:
             What was kept, and how many records of it.
         """
+        return self.forget_hash(owner.hash)
+
+    def forget_hash(self, owner_hash: str) -> dict[str, int]:
+        """The same, where only the hash of the owner is known."""
         self._num_forgotten += 1
+        self.visibility.forget_hash(owner_hash)
         return {
-            "last_embeddings": self.embeddings.forget(owner),
-            "last_histories": self.histories.forget(owner),
+            "last_embeddings": self.embeddings.forget_hash(owner_hash),
+            "last_histories": self.histories.forget_hash(owner_hash),
         }
+
+    def forget_all(self) -> None:
+        """Drops everything that is kept of anybody."""
+        self._num_forgotten += 1
+        self.embeddings.forget_all()
+        self.histories.forget_all()
+        self.visibility.forget_all()
 
 
 def owners_of(query: Query) -> list[Owner]:

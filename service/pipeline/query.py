@@ -232,6 +232,7 @@ class Recommendation:
         steps: What became of each step that was due, in order; the last one answered.
         ranked: The whole list that ``items`` is the beginning of; longer than ``items`` only with ``paginate``.
         plans: How candidates were looked for.
+        filtered: How many items each reason kept from the list, for the metrics.
         recommendation_id: Names the answer, for events that follow from it.
     """
 
@@ -247,4 +248,5 @@ class Recommendation:
     steps: Sequence[StepNote] = ()
     ranked: Sequence[Ranked] = ()
     plans: Sequence[Plan] = ()
+    filtered: Mapping[str, int] = field(default_factory=dict)
     recommendation_id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -16,7 +16,7 @@ from service.pipeline.constraints import NothingHidden, check_query
 from service.pipeline.deadline import Deadline, StepTimes
 from service.pipeline.decision import NoDecisions, decision_of, recommendation_id_for
 from service.pipeline.ladder import Ladder
-from service.pipeline.last_known import LastKnown
+from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
 from service.pipeline.protocols import BlockingRunner, DecisionSink, HiddenReader, HistoryReader, ModelQueue
 from service.pipeline.query import SOURCE_MODEL, SOURCE_RETRIEVE, Query, Recommendation
@@ -142,6 +142,9 @@ class Recommender:
             steps=progress.steps,
             ranked=answered.ranked,
             plans=answered.plans,
+            filtered=answered.filtered,
         )
+        if query.history is None:
+            self._last_known.visibility.answered(owners_of(query), progress.interactions)
         self._decisions.record(decision_of(progress, recommendation))
         return recommendation

@@ -102,6 +102,7 @@ def _count(service: RunningService, query: Query, recommendation: Recommendation
     )
     for plan in recommendation.plans:
         service.metrics.retrieval_planned(plan.name)
+    service.metrics.candidates_filtered(recommendation.filtered)
 
 
 def _query(request: RecommendRequest, service: RunningService, caller: Caller) -> Query:

@@ -49,6 +49,7 @@ class Erasures:
         self._every_seconds = every_seconds
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     def start(self) -> None:
         """Begins to look; call it in the event loop."""
@@ -56,6 +57,8 @@ class Erasures:
 
     async def aclose(self) -> None:
         """Stops looking."""
+        # The client may swallow a cancellation while it connects; then this ends the loop.
+        self._is_ending = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -104,4 +107,6 @@ class Erasures:
             except Exception:
                 # A task boundary: whatever happened, the next look comes.
                 LOGGER.exception("reading erasures failed")
+            if self._is_ending:
+                return
             await asyncio.sleep(pause)
