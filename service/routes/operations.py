@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from service.auth import require
 from service.dependencies import ServiceDep
@@ -34,7 +34,7 @@ async def is_ready(service: ServiceDep) -> JSONResponse:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def show_metrics(service: ServiceDep) -> Response:
     """For Prometheus."""
     return Response(service.metrics.render(), headers={"content-type": CONTENT_TYPE})
