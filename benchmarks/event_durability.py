@@ -179,8 +179,8 @@ def main(
         return
     for one in figures:
         print(
-            f"{one.fsync:9} {one.acknowledged} acknowledged, {one.lost} lost in {one.kills} kills, {one.refused} refused"
-            f"; {one.events_per_second:.0f} events/s, p50 {one.p50_ms} ms, p99 {one.p99_ms} ms"
+            f"{one.fsync:9} {one.acknowledged} acknowledged, {one.lost} lost in {one.kills} kills, "
+            f"{one.refused} refused; {one.events_per_second:.0f} events/s, p50 {one.p50_ms} ms, p99 {one.p99_ms} ms"
         )
     print(f"everysec takes {ratio} times the events of always")
 

@@ -7,6 +7,7 @@ at whichever moment, in a cluster as on a single server.
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ LOGGER = logging.getLogger(__name__)
 _ARRIVAL_DIGITS = 16
 _LOG_FULL = -1
 _LOG_FULL_RETRY_SECONDS = 30
+# So long after it refused events, and has taken none since, it is not whole; /readyz turns back within two seconds.
+_REFUSED_SECONDS = 1.5
 # Newest sessions that are remembered as merged into one user.
 _MAX_MERGED_SESSIONS = 1_000
 # A session that gets events all the time is not waited for.
@@ -78,6 +81,7 @@ class RedisHistoryStore:
         self._calls = RedisCalls(client, timeout_seconds=timeout_seconds)
         self._limits = limits
         self._eraser = Eraser(self._calls, is_logged=limits.max_logged > 0)
+        self._refused_at = -math.inf
         self._append_script = Script("append_events")
         self._close_script = Script("close_session")
 
@@ -99,13 +103,18 @@ class RedisHistoryStore:
         by_owner: dict[Owner, list[Event]] = {}
         for event in events:
             by_owner.setdefault(event.owner, []).append(event)
-        async with self._calls.calling("append events"):
-            answers = await asyncio.gather(
-                *(
-                    self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
-                    for owner, some in by_owner.items()
+        try:
+            async with self._calls.calling("append events"):
+                answers = await asyncio.gather(
+                    *(
+                        self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
+                        for owner, some in by_owner.items()
+                    )
                 )
-            )
+        except HistoryUnavailable:
+            self._refused_at = time.monotonic()
+            raise
+        self._refused_at = -math.inf
         if any(is_new is None for is_new in answers):
             raise HistoryUnavailable(
                 "the event log is full: nothing that waits for export is dropped, so new events are refused until "
@@ -214,13 +223,15 @@ class RedisHistoryStore:
         return await self._eraser.erase(Owner(session_id, is_session=True))
 
     async def ping(self) -> None:
-        """Returns when Redis answers.
+        """Returns when Redis answers and did not just refuse events: when it is full it does the one without the other.
 
         Raises:
-            HistoryUnavailable: It does not.
+            HistoryUnavailable: It does not, or did.
         """
         async with self._calls.calling("ping"), self._calls.slot() as client:
             await client.ping()
+        if time.monotonic() - self._refused_at < _REFUSED_SECONDS:
+            raise HistoryUnavailable("the history store answers, but does not take events")
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -255,7 +255,8 @@ async def steady_load(
         while not is_done:
             try:
                 statuses.append((await ask(client, number)).status_code)
-            except httpx2.TransportError:
+            except httpx2.TransportError as error:
+                print(f"no answer: {error!r}")  # noqa: T201 - shown where the test fails
                 statuses.append(0)
                 await asyncio.sleep(0.02)
             number += num_clients
