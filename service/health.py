@@ -1,7 +1,6 @@
 """Whether the service can answer, from what is watched all the time; so a probe is answered at once."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from service.engine.live_bundle import LiveBundles
 from service.engine.model_thread import ModelThread
 from service.engine.watchdog import Watchdog
 from service.errors import HistoryUnavailable
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,10 +98,7 @@ class Health:
     async def aclose(self) -> None:
         """Stops looking."""
         for task in (self._task, self._ping):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await end_task(task)
 
     def begin_draining(self) -> None:
         """From now on not ready: the service is about to end."""

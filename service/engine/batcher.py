@@ -22,6 +22,7 @@ from model_store.user_encoder import History, UserEncoder
 from service.engine.model_thread import ModelThread
 from service.engine.queue_time import QueueTime
 from service.errors import DeadlineExceeded, ModelUnavailable, NotReady, Overloaded
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -253,9 +254,7 @@ class EncodeBatcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds):
                     await self._queue.join()
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
             while not self._queue.empty():
                 _tell(self._queue.get_nowait(), NotReady("the service is ending"))
         left = max(ends_at - time.monotonic(), 0.0)

@@ -1,13 +1,13 @@
 """Notices by itself that another bundle was published: asks the store's small live pointer every few seconds."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
 
 from service.engine.live_bundle import LiveBundles
 from service.engine.loading import give_back_memory, in_own_thread
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,10 +43,7 @@ class StoreFollower:
 
     async def aclose(self) -> None:
         """Stops looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def _run(self) -> None:
         num_draining = 0

@@ -1,11 +1,12 @@
 """Work beside the requests: a bounded queue, and one task that takes some of it at a time."""
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,9 +66,7 @@ class BackgroundQueue(Generic[T]):
         _, late = await asyncio.wait({self._task}, timeout=within_seconds)
         if late:
             LOGGER.warning("%s ends with %d waiting", self._name, len(self._waiting))
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     async def _run(self) -> None:
         while self._waiting or not self._is_closing:

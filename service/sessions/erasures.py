@@ -6,13 +6,13 @@ one, forgets everybody: what is kept in memory only saves work.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from model_store.event_log import Owner
 from service.errors import HistoryUnavailable, NotReady
 from service.sessions.redis_calls import RedisCalls
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ class Erasures:
         self._every_seconds = every_seconds
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_ending = False
 
     def start(self) -> None:
         """Begins to look; call it in the event loop."""
@@ -57,12 +56,7 @@ class Erasures:
 
     async def aclose(self) -> None:
         """Stops looking."""
-        # The client may swallow a cancellation while it connects; then this ends the loop.
-        self._is_ending = True
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def tell(self, owner: Owner) -> None:
         """Has every replica forget somebody, within about a second.
@@ -107,6 +101,4 @@ class Erasures:
             except Exception:
                 # A task boundary: whatever happened, the next look comes.
                 LOGGER.exception("reading erasures failed")
-            if self._is_ending:
-                return
             await asyncio.sleep(pause)

@@ -1,7 +1,6 @@
 """How full the event log is: nothing that waits in it is ever dropped, so somebody has to see when it fills up."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from redis.asyncio import Redis
 from model_store.event_log import NUM_SHARDS, stream_key
 from service.errors import HistoryUnavailable
 from service.sessions.redis_calls import RedisCalls
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -64,10 +64,7 @@ class EventLogWatch:
 
     async def aclose(self) -> None:
         """Ends."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     async def look(self) -> LogFill:
         """How full the log is now.
