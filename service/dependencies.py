@@ -8,8 +8,8 @@ from service.errors import UnsupportedMediaType
 from service.running import RunningService
 
 
-def running_service(request: Request) -> RunningService:
-    """The parts of the application that answers."""
+async def running_service(request: Request) -> RunningService:
+    """The parts of the application that answers; a coroutine, as FastAPI calls a plain function in a thread."""
     service: RunningService = request.app.state.service
     return service
 
