@@ -82,6 +82,9 @@ class Run:
                 HATSTAND_TORCH_THREADS=str(threads),
                 # only a reload that is asked for swaps
                 HATSTAND_STORE_POLL_SECONDS="0",
+                # a large model on a slow machine is to be measured, not answered for by fallbacks
+                HATSTAND_MODEL_STUCK_SECONDS="60",
+                HATSTAND_REQUEST_TIMEOUT_MS="60000",
             )
         )
 

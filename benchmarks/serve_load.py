@@ -135,7 +135,9 @@ class RunningLoad:
             self.stop()
         load = Load(**json.loads(output))
         if not load.latency_ms:
-            raise HatstandError(f"no request was answered well; the last answer: {load.sample[:500]}")
+            raise HatstandError(
+                f"none of {load.failed} requests was answered well; the last answer ended: {load.sample[-700:]}"
+            )
         return load
 
     def stop(self) -> None:
