@@ -241,7 +241,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
             user_states=user_states,
             histories=histories,
         )
-        erasures = _follow_erasures(stack, calls, last_known=last_known, user_states=user_states)
+        erasures = await _follow_erasures(stack, calls, last_known=last_known, user_states=user_states)
         if supervision.health.history_problem:
             LOGGER.warning("starting without the history store: recommendations fall back, events are refused")
         service = RunningService(
@@ -291,7 +291,7 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     return embedded.url
 
 
-def _follow_erasures(
+async def _follow_erasures(
     stack: AsyncExitStack, calls: RedisCalls, *, last_known: LastKnown, user_states: UserStates
 ) -> Erasures:
     async def forget(owner_hashes: Sequence[str]) -> None:
@@ -304,7 +304,7 @@ def _follow_erasures(
         await user_states.forget_all()
 
     erasures = Erasures(calls, forget=forget, forget_all=forget_all)
-    erasures.start()
+    await erasures.start()
     stack.push_async_callback(erasures.aclose)
     return erasures
 

@@ -6,8 +6,10 @@ one, forgets everybody: what is kept in memory only saves work.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from model_store.event_log import Owner
 from service.errors import HistoryUnavailable, NotReady
@@ -50,8 +52,11 @@ class Erasures:
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins to look; call it in the event loop."""
+    async def start(self) -> None:
+        """Begins to look. Call it before anything is kept, so that nothing has to be forgotten."""
+        with contextlib.suppress(HistoryUnavailable):  # then the first look that succeeds forgets everybody
+            async with self._calls.calling("read erasures"), self._calls.slot() as client:
+                self._last = _position(await client.xrevrange(_KEY, count=1))
         self._task = asyncio.create_task(self._run(), name="hatstand-erasures")
 
     async def aclose(self) -> None:
@@ -83,7 +88,7 @@ class Erasures:
                 newest = await client.xrevrange(_KEY, count=1)
         if not is_known:
             await self._forget_all()
-            self._last = newest[0][0] if newest else _BEGINNING
+            self._last = _position(newest)
             return
         new = [(position, fields) for position, fields in entries if position != self._last]
         if new:
@@ -102,3 +107,8 @@ class Erasures:
                 # A task boundary: whatever happened, the next look comes.
                 LOGGER.exception("reading erasures failed")
             await asyncio.sleep(pause)
+
+
+def _position(newest: Sequence[tuple[bytes, Any]]) -> bytes:
+    """Of the newest entry, as ``XREVRANGE`` gives it."""
+    return newest[0][0] if newest else _BEGINNING

@@ -86,6 +86,18 @@ async def test_who_may_have_missed_somebody_forgets_everybody(replicas: list[Rep
     assert await other.news() == [ANNA.hash]
 
 
+async def test_who_starts_with_nothing_kept_forgets_nobody(own_redis: RedisProcess) -> None:
+    replica = Replica(own_redis)
+    await replica.erasures.start()
+    await replica.erasures.tell(ANNA)
+    async with asyncio.timeout(10):
+        while not replica.told:
+            await asyncio.sleep(0.05)
+    assert replica.told == [ANNA.hash]
+    await replica.erasures.aclose()
+    await replica.calls.client.aclose()
+
+
 async def test_what_could_not_be_forgotten_is_told_again(replicas: list[Replica]) -> None:
     one, other = replicas
     forget = other.erasures._forget

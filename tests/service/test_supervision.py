@@ -192,7 +192,11 @@ async def test_no_more_requests_than_set_are_answered_at_once(settings: Settings
 async def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
     own = settings.model_copy(update={"fallback": "off", "queue_max_users": 2, "batch_max_users": 1})
     async with running_app(own) as (app, client), _stuck(app):
-        asked = [asyncio.create_task(client.post("/recommend", json={**ASK, "timeout_ms": 900})) for _ in range(6)]
+        asked = []
+        for _ in range(6):
+            asked.append(asyncio.create_task(client.post("/recommend", json={**ASK, "timeout_ms": 900})))
+            # One after the other: the first one is with the model, and no more in the queue, when the next one comes.
+            await asyncio.sleep(0.05)
         answers = await asyncio.gather(*asked)
         counts = sorted(answer.status_code for answer in answers)
         assert counts == [429] * 3 + [504] * 3
