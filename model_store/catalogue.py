@@ -31,6 +31,8 @@ class Catalogue:
         self._table = table
         self._item_ids = item_ids
         self._index_by_id = {item_id: row for row, item_id in enumerate(item_ids, start=1)}
+        # asked for in every request, and slow to ask Arrow for
+        self._attribute_names = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Catalogue":
@@ -87,9 +89,9 @@ class Catalogue:
         return self._item_ids
 
     @property
-    def attribute_names(self) -> list[str]:
+    def attribute_names(self) -> Sequence[str]:
         """Columns that are neither id, title, popularity nor content hash."""
-        return [name for name in self._table.column_names if name not in _NOT_ATTRIBUTES]
+        return self._attribute_names
 
     def index_of(self, item_id: str) -> int:
         """The item's ``item_index`` in 1..N, or 0 if it is not in the catalogue."""

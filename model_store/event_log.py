@@ -34,20 +34,21 @@ class Owner:
     Attributes:
         id: Of the user or the session.
         is_session: Which of both.
+        hash: 32 hexadecimal digits that name the owner to nobody who does not know the id.
     """
 
     id: str
     is_session: bool = False
+    hash: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once: it names the owner wherever something is kept of them, several times in each request.
+        object.__setattr__(self, "hash", hashlib.sha256(f"{self.field}\x00{self.id}".encode()).hexdigest()[:32])
 
     @property
     def field(self) -> str:
         """The name of the field that holds the id in an entry of the log."""
         return _SESSION if self.is_session else _USER
-
-    @property
-    def hash(self) -> str:
-        """32 hexadecimal digits that name the owner to nobody who does not know the id."""
-        return hashlib.sha256(f"{self.field}\x00{self.id}".encode()).hexdigest()[:32]
 
     @property
     def shard(self) -> int:

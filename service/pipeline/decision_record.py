@@ -136,7 +136,7 @@ def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
         "source": decision.source,
         "fallback_reason": decision.fallback_reason,
         "warnings": list(decision.warnings),
-        "timing_ms": {step: round(seconds * 1_000, 3) for step, seconds in asdict(decision.timing).items()},
+        "timing_ms": decision.timing.milliseconds(),
         "items": [
             {
                 "item_id": item.item_id,

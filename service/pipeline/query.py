@@ -206,6 +206,21 @@ class Timing:
     rank: float = 0.0
     total: float = 0.0
 
+    def seconds(self) -> dict[str, float]:
+        """By step, the total last."""
+        return {
+            "history": self.history,
+            "queue": self.queue,
+            "encode": self.encode,
+            "search": self.search,
+            "rank": self.rank,
+            "total": self.total,
+        }
+
+    def milliseconds(self) -> dict[str, float]:
+        """By step, the total last; rounded to microseconds."""
+        return {step: round(seconds * 1_000, 3) for step, seconds in self.seconds().items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import REQUEST_ID
 from service.metrics import Metrics
+from service.random_ids import random_hex
 from service.routes.hosts import AllowedHosts
 from service.routes.json_guard import json_problem
 from service.routes.problems import problem
@@ -268,7 +268,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
         return sent
     parent = headers.get(b"traceparent")
     trace = _TRACEPARENT.fullmatch(parent[:128].decode("latin-1")) if parent else None
-    return trace[1] if trace else os.urandom(16).hex()
+    return trace[1] if trace else random_hex(16)
 
 
 def _is_same_site(headers: dict[bytes, bytes], origins: frozenset[str]) -> bool:

@@ -1,10 +1,9 @@
 """``POST /recommend``: a list, or the next page of one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
@@ -28,11 +27,15 @@ from service.schemas.recommend import (
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 
 
-@router.post("/recommend", dependencies=[Depends(require_json)])
-async def recommend(
-    request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request
-) -> RecommendAnswer:
+@router.post("/recommend", dependencies=[Depends(require_json)], response_model=RecommendAnswer)
+async def recommend(request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request) -> Response:
     """Recommends items to a user, to a session, or to a history; with a cursor, goes on with the list before."""
+    answer = await _recommend(request, service, http)
+    # Written here: the framework would check once more what was checked when it was made.
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+
+
+async def _recommend(request: RecommendRequest, service: RunningService, http: Request) -> RecommendAnswer:
     caller = Caller(request.user_id, request.session_id, http.state.key_name)
     if request.cursor is not None:
         return await _next_page(request, request.cursor, service, caller)
@@ -84,7 +87,7 @@ async def _next_page(
 
 
 def _count(service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]) -> None:
-    stages = asdict(recommendation.timing)
+    stages = recommendation.timing.seconds()
     stages.pop("total")
     assignment = recommendation.assignment
     service.metrics.recommended(
@@ -168,9 +171,7 @@ def _answer(
         scenario=None if scenario is None else ScenarioAnswer(name=scenario.name, version=scenario.version),
         history_length=recommendation.history_length,
         next_cursor=next_cursor,
-        timing_ms=TimingAnswer(
-            **{step: round(seconds * 1_000, 3) for step, seconds in asdict(recommendation.timing).items()}
-        ),
+        timing_ms=TimingAnswer(**recommendation.timing.milliseconds()),
     )
 
 

@@ -8,7 +8,6 @@ at whichever moment, in a cluster as on a single server.
 import asyncio
 import logging
 import math
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_event
 from service.errors import HistoryUnavailable
+from service.random_ids import random_hex
 from service.sessions.erasing import Eraser
 from service.sessions.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
 from service.sessions.keys import log_key, owner_key
@@ -99,7 +99,7 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: Redis did not take all of them, or the log is full (code ``event_log_full``).
         """
-        token = secrets.token_hex(8)
+        token = random_hex(8)
         by_owner: dict[Owner, list[Event]] = {}
         for event in events:
             by_owner.setdefault(event.owner, []).append(event)
@@ -188,7 +188,7 @@ class RedisHistoryStore:
                     break
                 await self._note_session(user, session)
                 events = [_event(session, member, int(score)) for member, score in rows]
-                is_new = await self._append(user, events, secrets.token_hex(8), max_logged=0) or []
+                is_new = await self._append(user, events, random_hex(8), max_logged=0) or []
                 moved += sum(is_new)
                 duplicates += len(is_new) - sum(is_new)
                 keys = (owner_key(session, "history"), log_key(session))
