@@ -15,8 +15,7 @@ def test_names_are_as_long_as_asked_for_and_none_comes_twice() -> None:
 
 
 _FORKING = """
-import subprocess
-import sys
+import os
 from service.random_ids import random_hex
 random_hex(1)
 child = os.fork()
