@@ -28,21 +28,28 @@ class Tally:
         num_healthy: Of these, those of a known history, with time enough and nothing broken.
         num_needless: Of these, those that the model did not answer all the same.
         num_events: That were acknowledged.
+        num_acknowledged: Reports, erasures, and changes of what is hidden.
+        num_refused: The same, that were not, although Redis was there.
         num_counted: Answers of the model that were made of all acknowledged events.
         num_encoded: Of these, those whose scores were compared with another copy of the model.
         num_swaps: Of bundles.
         reasons: Of what was needless.
+        failures: What an example ended with. Hypothesis says nothing of one that comes and goes with the time of day
+            but that its data are inconsistent.
     """
 
     num_recommendations: int = 0
     num_healthy: int = 0
     num_needless: int = 0
     num_events: int = 0
+    num_acknowledged: int = 0
+    num_refused: int = 0
     num_counted: int = 0
     num_encoded: int = 0
     num_swaps: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
 
 
 class Checker:
@@ -75,7 +82,7 @@ class Checker:
         self._check_admissible(body, found, version, is_away=is_away, said=said)
         _check_scores(body, data, version, said)
         self._check_counted_in(body, data, version, is_away=is_away, said=said)
-        self._note(body, data, version, is_away=is_away, is_whole=is_whole)
+        self._note(body, data, version, is_whole=is_whole)
 
     def _version(self, body: Mapping[str, Any], data: Mapping[str, Any], said: str) -> Version:
         assert data["bundle"] in self._model.live[body.get("model", "hllm")], f"{self._model.live} {said}"
@@ -148,13 +155,8 @@ class Checker:
         )
         self._tally.num_encoded += 1
 
-    def _note(
-        self, body: Mapping[str, Any], data: Mapping[str, Any], version: Version, *, is_away: bool, is_whole: bool
-    ) -> None:
+    def _note(self, body: Mapping[str, Any], data: Mapping[str, Any], version: Version, *, is_whole: bool) -> None:
         people = self._model.people(body)
-        for person in people:
-            if not is_away and person.is_certain:
-                person.told = list(person.events)
         tally = self._tally
         tally.num_recommendations += 1
         tally.sources[data["source"]] += 1

@@ -29,7 +29,9 @@ class Person:
         events: Acknowledged and kept, by time.
         maybe: Sent, but not acknowledged: they may be there, or still come.
         ever: All that may ever come back, since the last erasure that was acknowledged.
-        told: What the process knows of them without Redis.
+        told: What was acknowledged since the process last forgot them: it knows that without Redis. What it has read
+            it knows, too, but for reads during which somebody else was erased.
+        was_erased: The process reads the news of it a second later, and then forgets what it was told since.
         ids: Of acknowledged events.
         logged: Those that must be in the log.
         is_vague: What was cut off depends on events that nobody acknowledged.
@@ -43,6 +45,7 @@ class Person:
     logged: set[str] = field(default_factory=set)
     tokens: list[str] = field(default_factory=list)
     is_vague: bool = False
+    was_erased: bool = False
 
     @property
     def is_certain(self) -> bool:
@@ -60,7 +63,7 @@ class Person:
         self.maybe = [event for event in self.maybe if event.event_id not in {one.event_id for one in events}]
         self.ids |= set(new)
         self.logged |= set(new)
-        self.told += new.values()
+        self.told += [] if self.was_erased else new.values()
         self.events = sorted([*self.events, *new.values()], key=lambda event: (event.timestamp, event.arrival))
         self.tokens += [token] if token else []
         if len(self.events) + len(self.maybe) >= MAX_EVENTS + _STEP and self.maybe:
@@ -78,12 +81,18 @@ class Person:
         self.events, self.told, self.tokens = [], [], []
         self.ids, self.logged = set(), set()
         self.is_vague = bool(self.maybe) and self.is_vague
+        self.was_erased = True
 
     def certainly_kept(self) -> list[Reported]:
         """The events that are in the history whatever became of the others."""
         if self.is_vague:
             return self.events[-(MAX_EVENTS - len(self.maybe)) :] if len(self.maybe) < MAX_EVENTS else []
         return self.events
+
+    def certainly_told(self) -> list[Reported]:
+        """What the process knows without Redis; what was cut off there may be lost here with the next read."""
+        kept = {event.event_id for event in self.certainly_kept()}
+        return [event for event in self.told if event.event_id in kept]
 
     def maybe_kept(self) -> list[Reported]:
         """All that can be in the history."""
@@ -125,7 +134,7 @@ class Model:
         certain: set[str] = set()
         possible: set[str] = set()
         for person in self.people(body):
-            certain |= _counting(person.told if is_away else person.certainly_kept(), body)
+            certain |= _counting(person.certainly_told() if is_away else person.certainly_kept(), body)
             possible |= _counting(person.ever if is_away else person.maybe_kept(), body)
         return certain, possible | certain
 

@@ -80,22 +80,22 @@ def random_filter(random: Random, depth: int = 0) -> dict[str, Any]:
     sent = dict(_condition(random) for _ in range(random.choice([1, 1, 1, 2]) if depth else random.choice([1, 1, 2])))
     if depth < 2 and random.random() < 0.3:
         inner = [random_filter(random, depth + 1) for _ in range(random.randint(1, 2))]
-        sent |= random.choice([{"and": inner}, {"or": inner}, {"or": inner}, {"not": inner[0]}])
+        more: list[dict[str, Any]] = [{"and": inner}, {"or": inner}, {"or": inner}, {"not": inner[0]}]
+        sent |= random.choice(more)
     return sent
 
 
 def _condition(random: Random) -> tuple[str, dict[str, Any]]:
     low = random.randint(0, 45)
-    return random.choice(
-        [
-            ("category", {random.choice(["any_of", "none_of"]): random.sample(CATEGORIES, random.randint(1, 2))}),
-            ("category", {"gte": "B"}),
-            ("price", {"gte": low, "lte": low + random.choice([0, 5, 40])}),
-            ("price", {"exists": random.choice([True, False])}),
-            ("stock", {random.choice(["gte", "lte"]): low}),
-            ("stock", {"any_of": [low, low + 1, 3]}),
-            ("is_new", {random.choice(["any_of", "none_of"]): [random.choice([True, False])]}),
-            ("tags", {random.choice(["any_of", "none_of"]): [random.choice(["even", "odd", "solo", "none"])]}),
-            ("tags", {"exists": random.choice([True, False])}),
-        ]
-    )
+    conditions: list[tuple[str, dict[str, Any]]] = [
+        ("category", {random.choice(["any_of", "none_of"]): random.sample(CATEGORIES, random.randint(1, 2))}),
+        ("category", {"gte": "B"}),
+        ("price", {"gte": low, "lte": low + random.choice([0, 5, 40])}),
+        ("price", {"exists": random.choice([True, False])}),
+        ("stock", {random.choice(["gte", "lte"]): low}),
+        ("stock", {"any_of": [low, low + 1, 3]}),
+        ("is_new", {random.choice(["any_of", "none_of"]): [random.choice([True, False])]}),
+        ("tags", {random.choice(["any_of", "none_of"]): [random.choice(["even", "odd", "solo", "none"])]}),
+        ("tags", {"exists": random.choice([True, False])}),
+    ]
+    return random.choice(conditions)

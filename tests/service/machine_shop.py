@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,9 @@ class Shop:
     async def _open(self) -> None:
         app, self.client = await self._stack.enter_async_context(running_app(self.world.settings))
         self.service = app.state.service
+        # The first look for erasures forgets everybody: so it comes before there is anything to forget.
+        while self.service.erasures._last is None:
+            await asyncio.sleep(0.005)
 
     def close(self) -> None:
         """Ends it."""
@@ -275,7 +279,7 @@ class Shop:
             one for one in model_of(self._bundles.get(kind).encoder).modules() if isinstance(one, torch.nn.Linear)
         ]
         for module in linear:
-            self._mending.append(lambda module=module, weight=module.weight: setattr(module, "weight", weight))
+            self._mending.append(partial(setattr, module, "weight", module.weight))
             module.weight = torch.nn.Parameter(torch.zeros(3, 3))
 
     def slow_down(self, kind: str) -> None:
