@@ -137,8 +137,7 @@ class ModelAsker:
             # In one piece up to the queue: whoever was erased since the history was read must not come back.
             encoded = await self._models.encode(served.encoder, self._owned_history(progress), deadline=until)
             self._times.took(("model", served.kind), time.perf_counter() - started)
-            if not np.isfinite(encoded.embedding).all():
-                raise FloatingPointError("the model's answer is not a number")
+            _check_finite(encoded.embedding)
             if owner is not None and self._last_known.num_forgotten == progress.num_forgotten:
                 self._last_known.embeddings.keep(owner, served.bundle_id, encoded.embedding, made_of)
             return encoded
@@ -160,6 +159,7 @@ class ModelAsker:
             ran = await self._models.run(lambda: encoder.explain(history), deadline=until)
             progress.timing.queue += ran.queue_seconds
             progress.timing.encode += ran.run_seconds
+            _check_finite(ran.value)
             return ran.value
 
         return await self._step(progress, "explain", explain)
@@ -242,6 +242,11 @@ class ModelAsker:
         if owner is None or owner.is_session or self._num_erasures() != progress.num_erasures:
             return progress.history
         return replace(progress.history, owner=owner.hash)
+
+
+def _check_finite(made: np.ndarray) -> None:
+    if not np.isfinite(made).all():
+        raise FloatingPointError("the model's answer is not a number")
 
 
 def _owner(progress: Progress) -> Owner | None:
