@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.sessions.embedded import EmbeddedRedis
-from tests.service import test_abuse, test_supervision
+from tests.service import test_abuse, test_hosts, test_supervision
 from tests.service.service_process import ServiceProcess, exchange, service_process, status_of
 
 SECURITY = Path(__file__).parents[2] / "docs/security.md"
@@ -54,6 +54,7 @@ TESTED_BY = {
     ],
     "a method of their own": ["a method of their own", "an upgrade", HERE],
     "a list of 10,001 items": [HERE],
+    "a page that has its own name": ["test_another_name_is_refused_whatever_is_asked"],
     "unknown API keys": ["test_guessing_keys_is_slowed_down_and_those_who_have_one_are_served"],
     "an id of theirs": ["test_the_id_of_a_request_is_kept_where_it_is_sane"],
 }
@@ -71,7 +72,7 @@ def test_each_line_of_the_table_is_tested() -> None:
 
 def test_what_tests_a_line_exists() -> None:
     source = inspect.getsource(test_abuse)
-    tests = {name for module in (test_abuse, test_supervision) for name in vars(module)} | {HERE}
+    tests = {name for module in (test_abuse, test_hosts, test_supervision) for name in vars(module)} | {HERE}
     for names in TESTED_BY.values():
         for name in names:
             assert name in tests or f'"{name}"' in source, name
