@@ -13,13 +13,14 @@ from typing import Any
 
 from model_store.event_log import Owner
 from service.errors import HistoryUnavailable, NotReady
+from service.random_ids import random_hex
 from service.sessions.redis_calls import RedisCalls
 from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
 _KEY = "hatstand:{erased}:owners"
-_FIELD = b"x"
+_OWNER, _TELLER = b"x", b"b"
 _MAX_ENTRIES = 10_000
 _EVERY_SECONDS = 1.0
 _PAUSE_AFTER_FAILURE = 5
@@ -49,6 +50,8 @@ class Erasures:
         self._forget = forget
         self._forget_all = forget_all
         self._every_seconds = every_seconds
+        # its own news are none: it forgot before it told, and may have been told more of that user since
+        self._name = random_hex(8)
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -70,7 +73,8 @@ class Erasures:
             HistoryUnavailable: Redis did not answer. Telling again is safe.
         """
         async with self._calls.calling("tell of an erasure"), self._calls.slot() as client:
-            await client.xadd(_KEY, {_FIELD: owner.hash}, maxlen=_MAX_ENTRIES, approximate=True)
+            told = {_OWNER: owner.hash, _TELLER: self._name}
+            await client.xadd(_KEY, told, maxlen=_MAX_ENTRIES, approximate=True)
 
     async def look(self) -> None:
         """Reads what is new, and forgets.
@@ -92,7 +96,9 @@ class Erasures:
             return
         new = [(position, fields) for position, fields in entries if position != self._last]
         if new:
-            await self._forget([fields[_FIELD].decode() for _, fields in new])
+            others = [fields for _, fields in new if fields[_TELLER].decode() != self._name]
+            if others:
+                await self._forget([fields[_OWNER].decode() for fields in others])
             self._last = new[-1][0]
 
     async def _run(self) -> None:
