@@ -1,9 +1,6 @@
 """What is counted of kept states, of items that an answer could not have, and of events until they are counted in."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx2
 
@@ -16,16 +13,6 @@ from service.settings import Settings
 from tests.service.conftest import event, item_ids, running_app
 
 
-@asynccontextmanager
-async def _settled(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    """The application once it follows erasures, which begins with forgetting everybody."""
-    async with running_app(settings) as (app, client):
-        while not app.state.service.last_known.num_forgotten:
-            await asyncio.sleep(0.01)
-        await app.state.service.batcher.run(lambda: None, waits=True)
-        yield client
-
-
 async def _value(client: httpx2.AsyncClient, series: str) -> float:
     text = (await client.get("/metrics")).text
     found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
@@ -33,7 +20,7 @@ async def _value(client: httpx2.AsyncClient, series: str) -> float:
 
 
 async def test_a_kept_state_is_a_hit_from_the_second_request_on(both_settings: Settings) -> None:
-    async with _settled(both_settings) as client:
+    async with running_app(both_settings) as (_, client):
         for item_id in ("i1", "i2", "i3"):
             await client.post("/events", json={"events": [event("counted", item_id, 1)]})
             item_ids(await client.post("/recommend", json={"user_id": "counted", "model": "hatllm", "k": 1}))
@@ -47,7 +34,7 @@ async def test_a_kept_state_is_a_hit_from_the_second_request_on(both_settings: S
 
 
 async def test_states_without_room_are_evictions(both_settings: Settings) -> None:
-    async with _settled(both_settings.model_copy(update={"state_cache_mb": 0})) as client:
+    async with running_app(both_settings.model_copy(update={"state_cache_mb": 0})) as (_, client):
         for item_id in ("i1", "i2"):
             await client.post("/events", json={"events": [event("large", item_id, 1)]})
             item_ids(await client.post("/recommend", json={"user_id": "large", "model": "hatllm", "k": 1}))
@@ -85,7 +72,7 @@ async def test_items_that_an_answer_could_not_have_are_counted_by_reason(client:
 
 async def test_an_event_is_visible_once_and_only_to_its_owner(settings: Settings) -> None:
     series = "hatstand_event_visibility_seconds_count"
-    async with _settled(settings) as client:
+    async with running_app(settings) as (_, client):
         await client.post("/events", json={"events": [event("seer", "i1", 5), event("seer", "i2", 6)]})
         item_ids(await client.post("/recommend", json={"history": ["i1"]}))
         item_ids(await client.post("/recommend", json={"user_id": "somebody-else"}))
