@@ -262,6 +262,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
                 hidden=hidden,
                 falls_back=settings.fallback == "on",
                 decisions=recording.sink,
+                inline_values=settings.inline_search_values,
             ),
             experiment=settings.experiment,
             run_blocking=searches,

@@ -245,6 +245,14 @@ class Settings(BaseSettings):
     last_known_max_age_seconds: Annotated[
         int, Field(ge=1, le=31_536_000, description="Older ones are dropped, and not used")
     ] = 86_400
+    inline_search_values: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1 << 30,
+            description="Catalogues of at most so many numbers (items x width) are searched without a thread; 0 = none",
+        ),
+    ] = 1 << 23
     segment_attribute: Annotated[
         str,
         Field(max_length=256, description="Whose popular items a fallback shows; empty = a category-like attribute"),

@@ -87,6 +87,11 @@ class ServedBundle:
         return self.bundle.catalogue
 
     @property
+    def num_values(self) -> int:
+        """Numbers that an exact search multiplies: items times D."""
+        return len(self.catalogue) * self.encoder.embedding_dim
+
+    @property
     def bundle_id(self) -> str:
         """Which bundle it is."""
         return self.bundle.manifest.bundle_id

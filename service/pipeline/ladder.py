@@ -48,6 +48,9 @@ class Ladder:
         segments: Of the catalogues.
         times: What steps take.
         falls_back: Whether a step that fails has a next one; else the request fails.
+        inline_values: Bundles of at most so many values are searched in the event loop. A search takes less than a
+            millisecond there, and a thread longer than that: it has to wait until the loop lets go of the interpreter,
+            and the loop then for it.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Ladder:
         segments: Segments,
         times: StepTimes,
         falls_back: bool,
+        inline_values: int = 0,
     ) -> None:
+        self._inline_values = inline_values
         self._run_blocking = run_blocking
         self._run_popular = run_popular
         self._last_known = last_known
@@ -132,7 +137,7 @@ class Ladder:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(budget if self._falls_back else left):
-                answered = await self._run_blocking(lambda: answer(attempt, make_view()))
+                answered = await self._run(self._run_blocking, progress, lambda: answer(attempt, make_view()))
         except TimeoutError as error:
             self._times.gave_up(key, time.perf_counter() - started)
             if not self._falls_back:
@@ -159,6 +164,9 @@ class Ladder:
             progress.warnings.extend(broken)
             return None
         return self._checked(answered, attempt), attempt
+
+    async def _run(self, runner: BlockingRunner, progress: Progress, work: Callable[[], Answered]) -> Answered:
+        return work() if progress.served.num_values <= self._inline_values else await runner(work)
 
     def _checked(self, answered: Answered, attempt: Progress) -> Answered:
         """Notes who answered.
@@ -199,7 +207,7 @@ class Ladder:
         attempt = progress.attempt()
         attempt.earlier_embedding = None
         started = time.perf_counter()
-        answered = await self._run_popular(lambda: answer(attempt, view))
+        answered = await self._run(self._run_popular, progress, lambda: answer(attempt, view))
         self._times.took((POPULAR, progress.served.kind), time.perf_counter() - started)
         if answered.source == SOURCE_POPULAR and not any(note.step == "segment_popular" for note in attempt.steps):
             attempt.note("segment_popular", "no_segment")

@@ -43,6 +43,7 @@ class Recommender:
         hidden: What operators have hidden.
         falls_back: Whether a step that fails has a next one; else the request fails.
         decisions: Takes what each answer was made of.
+        inline_values: As the ladder has it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Recommender:
         hidden: HiddenReader | None = None,
         falls_back: bool = True,
         decisions: DecisionSink | None = None,
+        inline_values: int = 0,
     ) -> None:
         times = StepTimes()
         self._chooser = chooser
@@ -84,6 +86,7 @@ class Recommender:
             segments=segments,
             times=times,
             falls_back=falls_back,
+            inline_values=inline_values,
         )
 
     async def recommend(self, query: Query) -> Recommendation:
