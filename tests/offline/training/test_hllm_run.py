@@ -127,7 +127,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("method", ["training_step", "evaluate"])
-@pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("number", [2, 3, 6])
 def test_wherever_a_run_ends_it_goes_on_to_the_same_model(
     method: str, number: int, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
