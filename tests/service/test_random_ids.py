@@ -19,9 +19,9 @@ import os
 from service.random_ids import random_hex
 random_hex(1)
 child = os.fork()
-print(random_hex(16), flush=True)
 if child:
-    os.waitpid(child, 0)
+    os.waitpid(child, 0)  # one after the other, or their lines may mix
+print(random_hex(16), flush=True)
 """
 
 
