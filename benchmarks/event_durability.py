@@ -12,9 +12,7 @@ does not measure.
 """
 
 import asyncio
-import json
 import random
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,6 +25,8 @@ import typer
 from redis import Redis
 from redis.exceptions import RedisError
 
+from benchmarks.serve_processes import free_port
+from offline import job
 from service.errors import HistoryUnavailable
 from service.sessions.embedded import find_redis_server
 from service.sessions.history_store import Event
@@ -67,9 +67,7 @@ class _Server:
     """A Redis that can be killed."""
 
     def __init__(self, directory: Path, fsync: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(directory), "--appendonly", "yes", "--appendfsync", fsync, "--save", ""]
         self._process: subprocess.Popen[bytes] | None = None
@@ -163,7 +161,7 @@ def main(
     kills: Annotated[int, typer.Option(help="Of the server, per setting.", min=1)] = 8,
     seconds: Annotated[float, typer.Option(help="Between two kills, half more or less.", min=0.1)] = 1.0,
     directory: Annotated[Path | None, typer.Option(help="On the disk to measure; a temporary one if absent.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Kept for symmetry: the result is always JSON.")] = True,  # noqa: ARG001
 ) -> None:
     """Measures both settings of ``appendfsync``, one after the other."""
     figures = []
@@ -174,16 +172,8 @@ def main(
             )
     always, everysec = figures
     ratio = round(everysec.events_per_second / always.events_per_second, 2)
-    if as_json:
-        print(json.dumps({"settings": [asdict(one) for one in figures], "everysec_over_always": ratio}))
-        return
-    for one in figures:
-        print(
-            f"{one.fsync:9} {one.acknowledged} acknowledged, {one.lost} lost in {one.kills} kills, "
-            f"{one.refused} refused; {one.events_per_second:.0f} events/s, p50 {one.p50_ms} ms, p99 {one.p99_ms} ms"
-        )
-    print(f"everysec takes {ratio} times the events of always")
+    job.report({"settings": [asdict(one) for one in figures], "everysec_over_always": ratio})
 
 
 if __name__ == "__main__":
-    app()
+    job.run(app)

@@ -36,12 +36,12 @@ from benchmarks.serve_measure import (
     closed,
     forward_floor_of,
     measure,
-    measure_swaps,
     say,
 )
 from benchmarks.serve_processes import serving
 from benchmarks.serve_report import judged, rounded
 from benchmarks.serve_store import Served, Shape, copy_store, make_store, served_kinds
+from benchmarks.serve_swaps import measure_swaps
 from benchmarks.serve_traffic import Cached, OneNewEvent, PlainHistories, Repeated, Uncached
 from model_store.errors import InvalidInput
 from model_store.store import ModelStore

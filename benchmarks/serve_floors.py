@@ -16,13 +16,11 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.serve_traffic import POOL_USERS
+from benchmarks.serve_traffic import POOL_USERS, K
 from model_store.bundle import Bundle, open_bundle
 from model_store.errors import HatstandError
 from model_store.store import ModelStore
 from model_store.user_encoder import History, UserEncoder, make_user_encoder
-
-_K = 10
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,11 @@ def main(store: Path, threads: int) -> None:
         users = _Users(len(bundle.catalogue), task)
         for history in users.all():
             encoder.encode([history])
-        bundle.index.search(encoder.encode(users.next_batch()), _K)  # warms up
+        bundle.index.search(encoder.encode(users.next_batch()), K)  # warms up
         started, num_users, seconds = time.perf_counter(), 0, 0.0
         while seconds < task.seconds:
             batch = users.next_batch()
-            bundle.index.search(encoder.encode(batch), _K)
+            bundle.index.search(encoder.encode(batch), K)
             num_users += len(batch)
             seconds = time.perf_counter() - started
         sys.stdout.write(json.dumps({"users_per_second": num_users / seconds}) + "\n")

@@ -93,7 +93,7 @@ def serving(
     Raises:
         HatstandError: It ended, or was not ready in time; with the end of its log.
     """
-    port = _free_port()
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
     environment |= {port_variable: str(port), **settings}
     with log_path.open("ab") as log:
@@ -108,19 +108,20 @@ def serving(
         )
     try:
         server = Server(port, process.pid)
-        _wait_until_ready(server, process, ready_path, log_path)
+        if not _becomes_ready(server, process, ready_path):
+            raise HatstandError(f"{' '.join(command)} is not ready: {log_path.read_text()[-2_000:]}")
         yield server
     finally:
         _end(process)
 
 
-def _wait_until_ready(server: Server, process: "subprocess.Popen[bytes]", path: str, log_path: Path) -> None:
+def _becomes_ready(server: Server, process: "subprocess.Popen[bytes]", path: str) -> bool:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if server.is_ready(path):
-            return
+            return True
         time.sleep(_POLL_SECONDS)
-    raise HatstandError(f"{' '.join(map(str, process.args))} is not ready: {log_path.read_text()[-2_000:]}")  # type: ignore[arg-type]
+    return False
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -134,7 +135,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -13,7 +13,8 @@ from benchmarks.serve_store import Served
 
 # Users who come back: few enough that what is kept of them fits the caches.
 POOL_USERS = 64
-_K = 10
+# Items that every request asks for.
+K = 10
 _EVENTS_PER_POST = 1_000
 # Histories end before any event that is reported later.
 _AGE_SECONDS = 1_000_000
@@ -51,7 +52,7 @@ class _ServiceTraffic:
 
     def recommend(self, user_id: str) -> Post:
         """Asks for ten items with their titles."""
-        body = {"user_id": user_id, "k": _K, "model": self.served.kind, "return_fields": ["title"]}
+        body = {"user_id": user_id, "k": K, "model": self.served.kind, "return_fields": ["title"]}
         return "/recommend", json.dumps(body)
 
     def event(self, user_id: str) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class PlainHistories:
         """As many as that."""
         item_ids, length = self._served.item_ids, self._served.history_length
         return [
-            [("/predict", json.dumps({"history": self._chance.choices(item_ids, k=length), "k": _K}))]
+            [("/predict", json.dumps({"history": self._chance.choices(item_ids, k=length), "k": K}))]
             for _ in range(number)
         ]
 
@@ -149,5 +150,5 @@ class Repeated:
 
     def prepare(self, number: int) -> list[Operation]:  # noqa: ARG002
         """The same that the service is asked."""
-        body = {"user_id": "user-0", "k": _K, "model": "hllm", "return_fields": ["title"]}
+        body = {"user_id": "user-0", "k": K, "model": "hllm", "return_fields": ["title"]}
         return [[(self._path, json.dumps(body))]]

@@ -39,10 +39,9 @@ def _ids(command: Command) -> str:
 
 def _check(command: Command) -> None:
     """Fails unless the command is one that there is."""
-    for name, value in command.variables:
+    for name, _ in command.variables:
         assert name.startswith("HATSTAND_"), f"{name} is no setting"
-        assert f"{name}".removeprefix("HATSTAND_").lower() in Settings.model_fields, name
-        del value
+        assert name.removeprefix("HATSTAND_").lower() in Settings.model_fields, name
     program = command.program
     if not command.words:
         name = command.text.partition("=")[0]
@@ -119,10 +118,7 @@ def _check_target(name: str) -> None:
 def _check_docker(words: list[str], command: Command) -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     profiles = {name for one in compose.values() for name in one.get("profiles", ())}
-    for option, known in (("--profile", profiles),):
-        for at, word in enumerate(words):
-            if word == option:
-                assert words[at + 1] in known, command
+    assert {words[at + 1] for at, word in enumerate(words) if word == "--profile"} <= profiles, command
     if words[0] == "compose":
         verb = next(word for word in words[1:] if word in {"up", "down", "run", "kill", "build", "restart"})
         named = {word for word in words[words.index(verb) + 1 :] if word.startswith("service") or word == "builder"}
