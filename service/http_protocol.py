@@ -7,13 +7,14 @@ have to be here, as nothing else sees a request whose header lines have not ende
 import asyncio
 import json
 import logging
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.random_ids import random_hex
 
 LOGGER = logging.getLogger(__name__)
 
@@ -61,10 +62,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[HTTPStatus, str, str] | None = None
 
-    # uvicorn narrows the type that asyncio declares, and so must this
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, and gives it time to ask."""
-        super().connection_made(transport)
+        # uvicorn narrows the type that asyncio declares
+        super().connection_made(cast("asyncio.Transport", transport))
         if len(self.connections) > self.limits.max_connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "too many connections are open")
         else:
@@ -144,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answers by hand, as there is no request to answer, and closes."""
         self._stop_timer()
         self.limits.refused(code)
-        request_id = uuid.uuid4().hex
+        request_id = random_hex(16)
         document: dict[str, Any] = {
             "type": "about:blank",
             "title": status.phrase,

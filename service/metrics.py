@@ -289,11 +289,11 @@ class Metrics:
 
     def _count_states(self, kind: str, counts: CacheCounts) -> None:
         before = self._counted_states.get(kind, CacheCounts())
-        if counts.hits < before.hits or counts.misses < before.misses:  # another bundle's, from 0 again
-            before = CacheCounts()
+        if counts.hits < before.hits or counts.misses < before.misses or counts.evictions < before.evictions:
+            before = CacheCounts()  # another bundle's, from 0 again
         self._state_hits.labels(kind).inc(counts.hits - before.hits)
         self._state_misses.labels(kind).inc(counts.misses - before.misses)
-        self._state_evictions.labels(kind).inc(max(counts.evictions - before.evictions, 0))
+        self._state_evictions.labels(kind).inc(counts.evictions - before.evictions)
         self._counted_states[kind] = counts
 
     def watch_queue(self, num_waiting: Callable[[], int]) -> None:

@@ -111,9 +111,9 @@ class RunningService:
         erased = await self.histories.erase(user_id)
         # right after, before anything else runs: requests that have read the history must not keep it any more
         forgotten = self._forget(Owner(user_id))
+        states = await self.user_states.forget([Owner(user_id).hash])
         await self.erasures.tell(Owner(user_id))
         pages = await self.lists.erase(Owner(user_id))
-        states = await self.user_states.forget([Owner(user_id).hash])
         return [*erased, *pages, *forgotten, ErasedStore("model_state", states)]
 
     async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
@@ -152,7 +152,7 @@ class RunningService:
             self.last_known.add(owner, interactions)
 
     def _forget(self, owner: Owner) -> list[ErasedStore]:
-        return [ErasedStore(store, records) for store, records in self.last_known.forget(owner).items()]
+        return [ErasedStore(store, records) for store, records in self.last_known.forget(owner.hash).items()]
 
 
 class SearchThreads:
@@ -297,7 +297,7 @@ async def _follow_erasures(
 ) -> Erasures:
     async def forget(owner_hashes: Sequence[str]) -> None:
         for one in owner_hashes:
-            last_known.forget_hash(one)
+            last_known.forget(one)
         await user_states.forget(owner_hashes)
 
     async def forget_all() -> None:

@@ -161,12 +161,8 @@ class LastEmbeddings:
         found = self._find(owner, bundle_id)
         return None if found is None else Aged(found.vector, self._clock() - found.made_at)
 
-    def forget(self, owner: Owner) -> int:
+    def forget(self, owner_hash: str) -> int:
         """Drops all embeddings of somebody, and says how many."""
-        return self.forget_hash(owner.hash)
-
-    def forget_hash(self, owner_hash: str) -> int:
-        """The same, where only the hash of the owner is known."""
         return len(self._cache.forget(owner_hash) or ())
 
     def forget_all(self) -> None:

@@ -57,7 +57,7 @@ class EventVisibility:
                 # it came late and did not make it into what is kept
                 del self._waiting[owner.hash]
 
-    def forget_hash(self, owner_hash: str) -> None:
+    def forget(self, owner_hash: str) -> None:
         """Waits no more for an event of this owner."""
         self._waiting.pop(owner_hash, None)
 

@@ -66,6 +66,10 @@ def _tidied_condition(schema: dict[str, Any]) -> None:
     schema["minProperties"] = 1
 
 
+# Were None in the types, every mistake would have a second error: "expected null".
+_NOT_SENT: Any = None
+
+
 class FilterCondition(_Filter):
     """What an attribute must be; all must hold. An item without a value fails all but none_of and exists: false.
 
@@ -74,12 +78,11 @@ class FilterCondition(_Filter):
 
     model_config = ConfigDict(json_schema_extra=_tidied_condition)
 
-    # None is what is not sent. Were it in the types, every mistake would have a second error: "expected null".
-    any_of: Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)] = None  # type: ignore[assignment]
-    none_of: Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)] = None  # type: ignore[assignment]
-    gte: Bound = None  # type: ignore[assignment]
-    lte: Bound = None  # type: ignore[assignment]
-    exists: bool = None  # type: ignore[assignment]
+    any_of: Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)] = _NOT_SENT
+    none_of: Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)] = _NOT_SENT
+    gte: Bound = _NOT_SENT
+    lte: Bound = _NOT_SENT
+    exists: bool = _NOT_SENT
 
     @model_validator(mode="before")
     @classmethod
@@ -103,12 +106,12 @@ class FilterNode(_Filter):
     all_of: Annotated[
         list["FilterNode"],
         Field(alias=_AND, min_length=1, max_length=MAX_CONDITIONS, description="All of these must hold"),
-    ] = None  # type: ignore[assignment]
+    ] = _NOT_SENT
     one_of: Annotated[
         list["FilterNode"],
         Field(alias=_OR, min_length=1, max_length=MAX_CONDITIONS, description="One of these must hold"),
-    ] = None  # type: ignore[assignment]
-    none: Annotated["FilterNode", Field(alias=_NOT, description="This must not hold")] = None  # type: ignore[assignment]
+    ] = _NOT_SENT
+    none: Annotated["FilterNode", Field(alias=_NOT, description="This must not hold")] = _NOT_SENT
 
     def tree(self, path: str = "/filter") -> Node | None:
         """The filter for evaluating; None where everything passes.

@@ -94,12 +94,8 @@ class LastHistories:
         kept = self._cache.get(owner.hash)
         return None if kept is None else Aged(_unpacked(kept.value), kept.age_seconds)
 
-    def forget(self, owner: Owner) -> int:
+    def forget(self, owner_hash: str) -> int:
         """Drops what is known of somebody, and says how many interactions that was."""
-        return self.forget_hash(owner.hash)
-
-    def forget_hash(self, owner_hash: str) -> int:
-        """The same, where only the hash of the owner is known."""
         return len(_unpacked(self._cache.forget(owner_hash) or ()))
 
     def forget_all(self) -> None:

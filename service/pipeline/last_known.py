@@ -40,21 +40,17 @@ class LastKnown:
         self.histories.add(owner, interactions)
         self.visibility.acknowledged(owner, interactions)
 
-    def forget(self, owner: Owner) -> dict[str, int]:
+    def forget(self, owner_hash: str) -> dict[str, int]:
         """Drops everything that is kept of somebody; call it once their history is gone.
 
         Returns:
             What was kept, and how many records of it.
         """
-        return self.forget_hash(owner.hash)
-
-    def forget_hash(self, owner_hash: str) -> dict[str, int]:
-        """The same, where only the hash of the owner is known."""
         self._num_forgotten += 1
-        self.visibility.forget_hash(owner_hash)
+        self.visibility.forget(owner_hash)
         return {
-            "last_embeddings": self.embeddings.forget_hash(owner_hash),
-            "last_histories": self.histories.forget_hash(owner_hash),
+            "last_embeddings": self.embeddings.forget(owner_hash),
+            "last_histories": self.histories.forget(owner_hash),
         }
 
     def forget_all(self) -> None:

@@ -1,7 +1,6 @@
 """What is asked of the pipeline, and what it answers; plain values."""
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -258,10 +257,10 @@ class Recommendation:
     warnings: Sequence[str]
     history_length: int
     timing: Timing
+    recommendation_id: str
     assignment: Assignment | None = None
     fallback_reason: str | None = None
     steps: Sequence[StepNote] = ()
     ranked: Sequence[Ranked] = ()
     plans: Sequence[Plan] = ()
     filtered: Mapping[str, int] = field(default_factory=dict)
-    recommendation_id: str = field(default_factory=lambda: uuid.uuid4().hex)

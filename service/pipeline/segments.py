@@ -164,8 +164,8 @@ def most_frequent(catalogue: Catalogue, attribute: str, history: np.ndarray) -> 
     # the latest first: of equals, Counter.most_common gives the one that was counted first
     for item_index in history[: -_LATEST - 1 : -1]:
         value = column[int(item_index) - 1].as_py()
-        counts.update(list(dict.fromkeys(value)) if isinstance(value, list) else [value])
-    counts.pop(None, None)  # type: ignore[call-overload]
+        values = dict.fromkeys(value) if isinstance(value, list) else [value]
+        counts.update([one for one in values if one is not None])
     return counts.most_common(1)[0][0] if counts else None
 
 

@@ -1,6 +1,5 @@
 """``/users/{id}`` and ``/sessions/{id}``: what is kept of a user or session, its erasure, and joining the two."""
 
-import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -9,6 +8,7 @@ from fastapi import APIRouter, Body, Depends, Path
 
 from service.auth import require
 from service.dependencies import ServiceDep, require_json
+from service.random_ids import random_hex
 from service.schemas.users import (
     ErasedStoreAnswer,
     ErasureReceipt,
@@ -81,7 +81,7 @@ def _receipt(
     erased: Sequence[ErasedStore], *, user_id: str | None = None, session_id: str | None = None
 ) -> ErasureReceipt:
     return ErasureReceipt(
-        receipt_id=uuid.uuid4().hex,
+        receipt_id=random_hex(16),
         user_id=user_id,
         session_id=session_id,
         erased_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -7,12 +7,12 @@ who asks after it was hidden.
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import HistoryUnavailable, TooManyHidden
+from service.random_ids import random_hex
 from service.sessions.hidden_set import HiddenItems
 from service.sessions.redis_calls import RedisCalls, Script
 
@@ -108,7 +108,7 @@ class RedisHiddenItems:
         now = int(time.time() * 1_000)
         async with self._calls.calling(f"{verb} an item"):
             changed, since = await self._calls.run(
-                self._change_script, _KEYS, now, secrets.token_hex(4), verb, MAX_HIDDEN, _MAX_SHOWN, item_id
+                self._change_script, _KEYS, now, random_hex(4), verb, MAX_HIDDEN, _MAX_SHOWN, item_id
             )
         if changed < 0:
             raise TooManyHidden(f"{MAX_HIDDEN} items are hidden already; show some of them first")

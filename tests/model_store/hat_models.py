@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,18 +35,17 @@ def make_hatllm(
     for parameter in backbone.model.parameters():  # the usual initialisation is so small that differences vanish
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.15)
-    config = HatLLMConfig(
-        **{
-            "embedding_dim": 16,
-            "in_layers": 2,
-            "cr_layers": 2,
-            "max_item_tokens": 12,
-            "max_history_length": 8,
-            "modes": ("retrieve", "generate"),
-            "item_tower": "self" if item_tower is None else "hllm",
-            **settings,
-        }  # type: ignore[arg-type]
-    )
+    values: dict[str, Any] = {
+        "embedding_dim": 16,
+        "in_layers": 2,
+        "cr_layers": 2,
+        "max_item_tokens": 12,
+        "max_history_length": 8,
+        "modes": ("retrieve", "generate"),
+        "item_tower": "self" if item_tower is None else "hllm",
+        **settings,
+    }
+    config = HatLLMConfig(**values)
     built = build_hatllm(config=config, backbone=backbone, known_item_ids=("i1", "i2"), item_tower=item_tower)
     return built.eval()
 

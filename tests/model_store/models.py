@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,17 +74,16 @@ def make_directory(family: str, directory: Path, *, hidden_size: int = 32, with_
 def make_hllm(*, seed: int = 0, known_item_ids: tuple[str, ...] = ("i1", "i2"), **settings: object) -> HLLM:
     """A whole HLLM whose every learned part is non-zero: 32-wide text side, 64-wide user side."""
     torch.manual_seed(seed)
-    config = HLLMConfig(
-        **{
-            "embedding_dim": 64,
-            "max_text_tokens": 32,
-            "has_joint": True,
-            "has_item_vectors": True,
-            "has_time_features": True,
-            "max_history_length": 10,
-            **settings,
-        }  # type: ignore[arg-type]
-    )
+    values: dict[str, Any] = {
+        "embedding_dim": 64,
+        "max_text_tokens": 32,
+        "has_joint": True,
+        "has_item_vectors": True,
+        "has_time_features": True,
+        "max_history_length": 10,
+        **settings,
+    }
+    config = HLLMConfig(**values)
     item_backbone = None
     if config.item_input == "text":
         item_backbone = load_backbone("preset:tiny", tokenizer_corpus=CORPUS, hidden_size=32)

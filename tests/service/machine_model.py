@@ -31,7 +31,6 @@ class Person:
         ever: All that may ever come back, since the last erasure that was acknowledged.
         told: What was acknowledged since the process last forgot them: it knows that without Redis. What it has read
             it knows, too, but for reads during which somebody else was erased.
-        was_erased: The process reads the news of it a second later, and then forgets what it was told since.
         ids: Of acknowledged events.
         logged: Those that must be in the log.
         is_vague: What was cut off depends on events that nobody acknowledged.
@@ -45,7 +44,6 @@ class Person:
     logged: set[str] = field(default_factory=set)
     tokens: list[str] = field(default_factory=list)
     is_vague: bool = False
-    was_erased: bool = False
 
     @property
     def is_certain(self) -> bool:
@@ -63,7 +61,7 @@ class Person:
         self.maybe = [event for event in self.maybe if event.event_id not in {one.event_id for one in events}]
         self.ids |= set(new)
         self.logged |= set(new)
-        self.told += [] if self.was_erased else new.values()
+        self.told += new.values()
         self.events = sorted([*self.events, *new.values()], key=lambda event: (event.timestamp, event.arrival))
         self.tokens += [token] if token else []
         if len(self.events) + len(self.maybe) >= MAX_EVENTS + _STEP and self.maybe:
@@ -81,7 +79,6 @@ class Person:
         self.events, self.told, self.tokens = [], [], []
         self.ids, self.logged = set(), set()
         self.is_vague = bool(self.maybe) and self.is_vague
-        self.was_erased = True
 
     def certainly_kept(self) -> list[Reported]:
         """The events that are in the history whatever became of the others."""

@@ -190,7 +190,7 @@ class RequestPath(RuleBasedStateMachine):
     def evict(self, random: Random) -> None:
         """The process forgets what it keeps of some, as it does where memory is short."""
         for name in random.sample(self.users, 2):
-            self.shop.service.last_known.forget(Owner(name))
+            self.shop.service.last_known.forget(Owner(name).hash)
             self.model.users[name].told = []
 
     # hidden items

@@ -222,9 +222,6 @@ class Shop:
     async def _open(self) -> None:
         app, self.client = await self._stack.enter_async_context(running_app(self.world.settings))
         self.service = app.state.service
-        # The first look for erasures forgets everybody: so it comes before there is anything to forget.
-        while self.service.erasures._last is None:
-            await asyncio.sleep(0.005)
 
     def close(self) -> None:
         """Ends it."""

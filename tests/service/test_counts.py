@@ -111,7 +111,7 @@ def test_what_waits_is_bounded_and_what_never_comes_is_given_up() -> None:
     # it was older than all that is kept of the user
     visibility.answered([Owner("u10049")], [Interaction("i5", 20)])
     assert len(visibility) == 9_999
-    visibility.forget_hash(Owner("u10048").hash)
+    visibility.forget(Owner("u10048").hash)
     assert len(visibility) == 9_998
     visibility.forget_all()
     assert len(visibility) == 0

@@ -128,7 +128,7 @@ async def test_the_last_good_embedding_answers_where_the_model_fails(
     assert _steps(answer) == [("model", "failed"), ("last_embedding", "answered")]
     assert answer.history_length == 0
     # forgotten, nothing is left of it
-    last_known.forget(Owner("u1"))
+    last_known.forget(Owner("u1").hash)
     again = await recommender.recommend(query)
     assert (again.source, _steps(again)[1]) == ("fallback:similar_items", ("last_embedding", "none_kept"))
 
@@ -315,11 +315,11 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
         ("model", "history_unavailable"),
         ("last_embedding", "answered"),
     ]
-    last_known.embeddings.forget(Owner("u1"))
+    last_known.embeddings.forget(Owner("u1").hash)
     similar = await recommender.recommend(Query("u1", 60, 5))
     assert similar.source == "fallback:similar_items"
     assert set(_ids(similar)) == set(_ids(answer))
-    last_known.forget(Owner("u1"))
+    last_known.forget(Owner("u1").hash)
     nothing = await recommender.recommend(Query("u1", 60, 5))
     assert (nothing.source, len(nothing.items)) == ("fallback:popular", 60)
     assert "seen items are not known" in nothing.warnings[0]
@@ -401,7 +401,7 @@ async def test_who_is_forgotten_while_the_model_reads_their_history_is_not_remem
     started = time.monotonic()
     asked = asyncio.create_task(recommender.recommend(Query("u1", 3, 0.1)))
     await asyncio.sleep(0.03)
-    last_known.forget(Owner("u1"))
+    last_known.forget(Owner("u1").hash)
     await asked
     await _until(lambda: batcher.last_encoded > started)
     await asyncio.sleep(0.02)

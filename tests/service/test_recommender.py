@@ -234,7 +234,7 @@ async def test_who_is_erased_while_a_request_has_their_history_does_not_come_bac
         nonlocal num_erasures
         if is_erased:
             num_erasures += 1
-            last_known.forget(Owner(user_id))
+            last_known.forget(Owner(user_id).hash)
             hat.encoder.forget(Owner(user_id).hash)
 
     shelf.on_read = erase
@@ -245,7 +245,7 @@ async def test_who_is_erased_while_a_request_has_their_history_does_not_come_bac
     assert (answer.source, answer.history_length) == ("model", 2)
     assert hat.encoder.forget(Owner("u1").hash) is not is_erased
     assert hat.encoder.kept_bytes == 0
-    kept = last_known.forget(Owner("u1"))
+    kept = last_known.forget(Owner("u1").hash)
     assert (kept["last_histories"] > 0) is not is_erased
     assert kept["last_embeddings"] == (0 if is_erased or more.get("mode") == "generate" else 1)
 

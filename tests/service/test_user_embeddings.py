@@ -61,8 +61,8 @@ def test_an_embedding_is_of_one_bundle_and_one_owner() -> None:
         assert kept.of(owner, bundle_id, b"f") is None
     kept.keep(ANNA, "b2", _vector(2), b"f")
     assert [kept.last(ANNA, bundle_id).value[0] for bundle_id in ("b1", "b2")] == [1, 2]  # type: ignore[union-attr]
-    assert kept.forget(ANNA) == 2
-    assert kept.forget(ANNA) == 0
+    assert kept.forget(ANNA.hash) == 2
+    assert kept.forget(ANNA.hash) == 0
     assert kept.last(ANNA, "b1") is None
     assert kept.num_bytes == 0
 
@@ -157,7 +157,7 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
     clock.now = 2.0
     kept.keep(ANNA, [Interaction("i5", 5)], asked_at=1.5)
     assert _ids(kept.last(ANNA).value) == ["i5"]  # type: ignore[union-attr]
-    assert kept.forget(ANNA) == 1
+    assert kept.forget(ANNA.hash) == 1
     assert kept.last(ANNA) is None
 
 
@@ -174,8 +174,8 @@ def test_forgetting_somebody_reaches_everything_and_is_counted() -> None:
     known.embeddings.keep(ANNA, "b1", _vector(1), b"f")
     known.embeddings.keep(SESSION, "b1", _vector(2), b"f")
     known.add(ANNA, [Interaction("i1", 1), Interaction("i2", 2)])
-    assert known.forget(ANNA) == {"last_embeddings": 1, "last_histories": 2}
+    assert known.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2}
     assert known.num_forgotten == 1
-    assert known.forget(ANNA) == {"last_embeddings": 0, "last_histories": 0}
+    assert known.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0}
     assert known.embeddings.last(SESSION, "b1") is not None
     assert known.kept_bytes()["histories"] == 0
