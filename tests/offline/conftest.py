@@ -9,10 +9,8 @@ from tests.service.redis_processes import RedisProcess
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path_factory.mktemp("redis"))
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path_factory.mktemp("redis")) as process:
+        yield process
 
 
 @pytest.fixture

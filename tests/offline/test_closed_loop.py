@@ -27,13 +27,9 @@ __all__ = ["shop_root"]  # the fixture
 def test_events_become_the_next_model_that_answers(shop_root: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(shop_root, store)
-    server = RedisProcess(tmp_path / "redis")
-    server.start()
-    try:
+    with RedisProcess(tmp_path / "redis") as server:
         settings = Settings(store=str(store), redis_url=server.url, torch_threads=1, store_poll_seconds=0)
         asyncio.run(_loop(settings, server.url, store, tmp_path))
-    finally:
-        server.kill()
 
 
 async def _loop(settings: Settings, url: str, store: Path, folder: Path) -> None:

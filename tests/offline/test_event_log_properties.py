@@ -28,10 +28,8 @@ _NAMES = st.integers(0, 7)
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # what is on disk is tested elsewhere, and syncing it takes most of the time
-    process = RedisProcess(tmp_path_factory.mktemp("redis"), "--appendfsync", "no")
-    process.start()
-    yield process.url
-    process.kill()
+    with RedisProcess(tmp_path_factory.mktemp("redis"), "--appendfsync", "no") as process:
+        yield process.url
 
 
 class EventLoop(RuleBasedStateMachine):

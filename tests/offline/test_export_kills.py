@@ -19,10 +19,8 @@ from tests.service.redis_processes import RedisProcess
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path / "redis")
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path / "redis") as process:
+        yield process
 
 
 def test_a_run_that_is_killed_at_any_step_repeats_and_loses_nothing(server: RedisProcess, tmp_path: Path) -> None:

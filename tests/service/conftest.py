@@ -244,7 +244,5 @@ def address(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Addr
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path / "own")
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path / "own") as process:
+        yield process

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -20,7 +21,7 @@ _WAIT_SECONDS = 30.0
 
 
 class RedisProcess:
-    """One server with an append-only file, on a port that it keeps when it is started again."""
+    """One server with an append-only file, on a port that it keeps when it is started again; up within ``with``."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,6 +29,13 @@ class RedisProcess:
         self._directory = directory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     @property
     def url(self) -> str:

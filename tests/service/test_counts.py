@@ -1,14 +1,16 @@
 """What is counted of kept states, of items that an answer could not have, and of events until they are counted in."""
 
 import re
+from functools import partial
 
 import httpx2
 
 from model_store.event_log import Owner
 from model_store.state_cache import CacheCounts
-from service.metrics import Metrics, ServiceFigures
+from service.metrics import Metrics
 from service.pipeline.event_visibility import EventVisibility
 from service.pipeline.query import Interaction
+from service.service_figures import ServiceFigures
 from service.settings import Settings
 from tests.service.conftest import event, item_ids, running_app
 
@@ -45,7 +47,7 @@ async def test_states_without_room_are_evictions(both_settings: Settings) -> Non
 def test_another_bundle_counts_from_0_and_the_total_goes_on() -> None:
     metrics = Metrics()
     for counts in (CacheCounts(5, 3, 1), CacheCounts(7, 3, 2), CacheCounts(1, 1, 0), CacheCounts(2, 1, 4)):
-        metrics.watch_service(lambda counts=counts: ServiceFigures(state_counts={"hatllm": counts}))  # type: ignore[misc]
+        metrics.watch_service(partial(ServiceFigures, state_counts={"hatllm": counts}))
         text = metrics.render().decode()
     for what, total in (("hits", 9), ("misses", 4), ("evictions", 6)):
         assert f'hatstand_model_state_{what}_total{{kind="hatllm"}} {total}.0\n' in text

@@ -39,10 +39,8 @@ def long_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Any:
-    process = RedisProcess(tmp_path / "redis")
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path / "redis") as process:
+        yield process
 
 
 @pytest.fixture

@@ -33,10 +33,8 @@ READY_WITHIN_SECONDS = 2.0
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisProcess]:
-    server = RedisProcess(tmp_path / "redis")
-    server.start()
-    yield server
-    server.kill()
+    with RedisProcess(tmp_path / "redis") as server:
+        yield server
 
 
 @contextlib.contextmanager

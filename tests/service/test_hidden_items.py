@@ -26,10 +26,8 @@ ALL_ITEMS = {f"i{number}" for number in range(1, NUM_ITEMS + 1)}
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
     """A server of its own: what is hidden holds for all of it."""
-    process = RedisProcess(tmp_path_factory.mktemp("hidden"))
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path_factory.mktemp("hidden")) as process:
+        yield process
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ take a few milliseconds.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +241,33 @@ async def test_searches_that_never_end_do_not_hold_up_what_is_popular(
     assert (await make_recommender(with_wrong_index(served), batcher).recommend(inline_query())).source == (
         "fallback:segment_popular"
     )
+
+
+async def test_small_bundles_are_searched_without_a_thread_and_answer_the_same(
+    served: ServedBundle, batcher: EncodeBatcher
+) -> None:
+    threads = SearchThreads()
+    in_threads = 0
+
+    async def counting(work: Callable[[], Any]) -> Any:
+        nonlocal in_threads
+        in_threads += 1
+        return await threads(work)
+
+    answers, counts = [], []
+    for query in (inline_query(), Query(None, 4, 5, history=[])):
+        for inline_values in (0, served.num_values - 1, served.num_values):
+            in_threads = 0
+            recommender = make_recommender(
+                served, batcher, run_blocking=counting, run_popular=counting, inline_values=inline_values
+            )
+            answers.append(await recommender.recommend(query))
+            counts.append(in_threads)
+    # segments are worked out in a thread whatever the size: once for each recommender that needs them
+    assert counts == [1, 1, 0, 2, 2, 1]
+    for same in (answers[:3], answers[3:]):
+        assert len({tuple((item.item_id, item.score) for item in answer.items) for answer in same}) == 1
+    threads.close()
 
 
 async def test_a_deadline_that_nothing_can_meet_is_answered_at_once_and_said(

@@ -46,14 +46,14 @@ CHECKS = (
 @pytest.fixture(scope="module")
 def service(both_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     directory = tmp_path_factory.mktemp("fuzz")
-    redis = RedisProcess(directory / "redis")
-    redis.start()
-    with service_process(
-        directory / "service.log", store=str(both_root), redis_url=redis.url, decision_max_mb="16"
-    ) as process:
+    with (
+        RedisProcess(directory / "redis") as redis,
+        service_process(
+            directory / "service.log", store=str(both_root), redis_url=redis.url, decision_max_mb="16"
+        ) as process,
+    ):
         yield process
         assert "Traceback" not in process.log()
-    redis.kill()
 
 
 def _operations() -> list[APIOperation[Any, Any, Any, Any]]:

@@ -27,10 +27,8 @@ from tests.service.redis_processes import RedisProcess
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    process = RedisProcess(tmp_path_factory.mktemp("pages"))
-    process.start()
-    yield process
-    process.kill()
+    with RedisProcess(tmp_path_factory.mktemp("pages")) as process:
+        yield process
 
 
 @pytest.fixture

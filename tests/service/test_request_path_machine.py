@@ -27,17 +27,14 @@ SOURCES = {"model", *(f"fallback:{step}" for step in ("last_embedding", "similar
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("machine")
-    redis = RedisProcess(directory / "redis")
-    redis.start()
     logging.disable(logging.CRITICAL)  # each failure that is made is logged, and there are thousands
-    with pytest.MonkeyPatch.context() as patch:
+    with RedisProcess(directory / "redis") as redis, pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.running._MIB", 1)
         patch.setitem(sys.modules, "sniffio", None)  # or the client looks for it in the path with each request
         # so that all three plans are taken in a catalogue this small
         patch.setattr("service.pipeline.planner._FEW_ITEMS", 8)
         yield build_world(directory, redis, Settings(torch_threads=1))
     logging.disable(logging.NOTSET)
-    redis.kill()
 
 
 def _run(world: World, tally: Tally, *, source: int, num_examples: int, num_steps: int = 50, **more: Any) -> None:
