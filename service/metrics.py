@@ -4,7 +4,9 @@ One registry per application, so that two in a process do not share numbers. Lab
 item or free text ever becomes one.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import (
@@ -17,9 +19,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from model_store.state_cache import CacheCounts
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.attribution import Attribution
-from service.service_figures import ServiceFigures, ServiceGauges
 from service.sessions.event_log import LogFill
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,6 +32,35 @@ _VISIBILITY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0,
 _NO_ARM = "none"
 _NO_SCENARIO = "none"
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class ServiceFigures:
+    """What is read from the running service when it is scraped.
+
+    Attributes:
+        is_ready: Whether ``/readyz`` answers 200.
+        num_draining: Replaced bundles that requests in flight still use.
+        refused: Kinds whose published bundle is not served.
+        last_look: When the store last answered, in seconds since 1970.
+        last_success: When a forward pass last ended well, in seconds since 1970; 0 before the first.
+        thread_restarts: How often the model's thread had died.
+        queue_seconds: Expected until all that waits now is done.
+        available_bytes: Memory that can be had, by place (``cpu``, ``cuda``).
+        state_bytes: What the models keep of users, by kind.
+        state_counts: How often such a state was found, was not, and had to go, by kind; from 0 with every bundle.
+    """
+
+    is_ready: bool = False
+    num_draining: int = 0
+    refused: frozenset[str] = frozenset()
+    last_look: float = 0.0
+    last_success: float = 0.0
+    thread_restarts: int = 0
+    queue_seconds: float = 0.0
+    available_bytes: Mapping[str, int] = field(default_factory=dict)
+    state_bytes: Mapping[str, int] = field(default_factory=dict)
+    state_counts: Mapping[str, CacheCounts] = field(default_factory=dict)
 
 
 class Metrics:
@@ -129,14 +160,11 @@ class Metrics:
             registry=registry,
         )
         self._queue_users = Gauge("hatstand_queue_users", "Requests waiting for the model", registry=registry)
-        self._service = ServiceGauges(registry)
-        self._load_seconds = Gauge(
-            "hatstand_bundle_load_seconds",
-            "The last load, from asking to the first answer",
-            ("kind",),
-            registry=registry,
+        self._state_bytes = Gauge(
+            "hatstand_model_state_bytes", "What the model keeps of users between requests", ("kind",), registry=registry
         )
-        self._made_at: dict[str, float] = {}
+        self._add_state_counts(registry)
+        self._add_service_gauges(registry)
         self._swaps = Counter("hatstand_bundle_swaps", "Reloads of the live bundles", ("result",), registry=registry)
         self._bundle_info = Gauge(
             "hatstand_bundle_info", "Which bundle answers: 1", ("kind", "bundle", "model"), registry=registry
@@ -187,10 +215,86 @@ class Metrics:
             "hatstand_event_log_oldest_age_seconds", "Age of the oldest entry of the event log", registry=registry
         )
 
+    def _add_state_counts(self, registry: CollectorRegistry) -> None:
+        """What becomes of what the models keep of users."""
+        self._state_hits = Counter(
+            "hatstand_model_state_hits", "Users whose kept state was there when wanted", ("kind",), registry=registry
+        )
+        self._state_misses = Counter(
+            "hatstand_model_state_misses", "Users of whom no state was kept", ("kind",), registry=registry
+        )
+        self._state_evictions = Counter(
+            "hatstand_model_state_evictions", "States dropped for want of room", ("kind",), registry=registry
+        )
+        self._counted_states: dict[str, CacheCounts] = {}
+
+    def _add_service_gauges(self, registry: CollectorRegistry) -> None:
+        """What is read when scraped."""
+        self._read_figures: Callable[[], ServiceFigures] = ServiceFigures
+        self._ready = Gauge("hatstand_ready", "Whether /readyz answers 200", registry=registry)
+        self._queue_seconds = Gauge(
+            "hatstand_queue_seconds", "Expected until all that waits for the model is done", registry=registry
+        )
+        self._draining = Gauge(
+            "hatstand_bundles_draining", "Replaced bundles that requests still use", registry=registry
+        )
+        self._refused = Gauge(
+            "hatstand_bundle_refused", "The bundle that the store names is not served: 1", ("kind",), registry=registry
+        )
+        self._bundle_age = Gauge(
+            "hatstand_bundle_age_seconds", "Since the bundle was made", ("kind",), registry=registry
+        )
+        self._load_seconds = Gauge(
+            "hatstand_bundle_load_seconds",
+            "The last load, from asking to the first answer",
+            ("kind",),
+            registry=registry,
+        )
+        self._last_look = Gauge(
+            "hatstand_store_last_look_timestamp_seconds", "When the store last answered", registry=registry
+        )
+        self._last_success = Gauge(
+            "hatstand_model_last_success_timestamp_seconds", "When a forward pass last ended well", registry=registry
+        )
+        self._thread_restarts = Gauge(
+            "hatstand_model_thread_restarts", "How often the model's thread had died", registry=registry
+        )
+        self._available = Gauge(
+            "hatstand_memory_available_bytes", "Memory that can be had", ("where",), registry=registry
+        )
+        self._made_at: dict[str, float] = {}
+
     def render(self) -> bytes:
         """The text that Prometheus reads."""
-        self._service.refresh(self._made_at)
+        figures, now = self._read_figures(), time.time()
+        self._ready.set(figures.is_ready)
+        self._queue_seconds.set(figures.queue_seconds)
+        self._draining.set(figures.num_draining)
+        self._last_look.set(figures.last_look)
+        self._last_success.set(figures.last_success)
+        self._thread_restarts.set(figures.thread_restarts)
+        refused = {kind: float(kind in figures.refused) for kind in (*self._made_at, *figures.refused)}
+        for gauge, values in (
+            (self._refused, refused),
+            (self._bundle_age, {kind: now - made_at for kind, made_at in self._made_at.items()}),
+            (self._available, figures.available_bytes),
+            (self._state_bytes, figures.state_bytes),
+        ):
+            gauge.clear()
+            for label, value in values.items():
+                gauge.labels(label).set(value)
+        for kind, counts in figures.state_counts.items():
+            self._count_states(kind, counts)
         return generate_latest(self.registry)
+
+    def _count_states(self, kind: str, counts: CacheCounts) -> None:
+        before = self._counted_states.get(kind, CacheCounts())
+        if counts.hits < before.hits or counts.misses < before.misses or counts.evictions < before.evictions:
+            before = CacheCounts()  # another bundle's, from 0 again
+        self._state_hits.labels(kind).inc(counts.hits - before.hits)
+        self._state_misses.labels(kind).inc(counts.misses - before.misses)
+        self._state_evictions.labels(kind).inc(counts.evictions - before.evictions)
+        self._counted_states[kind] = counts
 
     def watch_queue(self, num_waiting: Callable[[], int]) -> None:
         """Reads the queue's length when scraped."""
@@ -211,7 +315,7 @@ class Metrics:
 
     def watch_service(self, figures: Callable[[], ServiceFigures]) -> None:
         """Reads what the running service knows when scraped."""
-        self._service.read = figures
+        self._read_figures = figures
 
     def http_answered(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered; ``route`` is the template, never the path."""

@@ -15,8 +15,7 @@ from service.engine.served_bundle import ServedBundle
 from service.engine.user_states import UserStates
 from service.engine.watchdog import Probe, Watchdog
 from service.health import Health
-from service.metrics import Metrics
-from service.service_figures import ServiceFigures
+from service.metrics import Metrics, ServiceFigures
 from service.sessions.history_store import HistoryStore
 from service.settings import Settings
 

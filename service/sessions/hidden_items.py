@@ -45,7 +45,10 @@ class RedisHiddenItems:
         self._calls = calls
         self._patience_seconds = patience_seconds
         self._known = HiddenItems(is_known=False)
+        # What Redis said, and as of which version; ``_known`` may be ahead of it by what was hidden here.
+        self._as_read: frozenset[str] = frozenset()
         self._version = ""
+        self._is_ahead = False
         # Hidden here since the question that is being answered was asked: its answer may lack them.
         self._hidden_meanwhile: set[str] = set()
         self._running: asyncio.Task[None] | None = None
@@ -116,6 +119,7 @@ class RedisHiddenItems:
             # At once: a request that has no time to ask Redis, or asks in vain, must not return it either.
             self._hidden_meanwhile.add(item_id)
             self._known = HiddenItems(self._known.item_ids | {item_id}, is_known=self._known.is_known)
+            self._is_ahead = True
         else:
             self._hidden_meanwhile.discard(item_id)
         return HiddenItem(item_id, int(since) / 1_000 or None)
@@ -138,14 +142,19 @@ class RedisHiddenItems:
         async with self._calls.calling("read hidden items", timeout_seconds=self._patience_seconds):
             async with self._calls.slot() as client:
                 version = (await client.get(_KEYS[0]) or b"").decode()
-            if self._known.is_known and version == self._version:
+            if not self._known.is_known or version != self._version:
+                await self._read_changes()
+            elif not self._is_ahead:
                 return
-            epoch, _, number = self._version.partition(":")
-            current, is_all, hidden, shown = await self._calls.run(self._since_script, _KEYS, epoch, number or "0")
-        before = frozenset() if is_all else self._known.item_ids
-        item_ids = (before - {one.decode() for one in shown}) | {one.decode() for one in hidden}
-        item_ids |= self._hidden_meanwhile
-        self._known, self._version = HiddenItems(item_ids), current.decode()
+        self._is_ahead = bool(self._hidden_meanwhile)
+        self._known = HiddenItems(self._as_read | self._hidden_meanwhile)
+
+    async def _read_changes(self) -> None:
+        epoch, _, number = self._version.partition(":")
+        current, is_all, hidden, shown = await self._calls.run(self._since_script, _KEYS, epoch, number or "0")
+        before = frozenset() if is_all else self._as_read
+        self._as_read = (before - {one.decode() for one in shown}) | {one.decode() for one in hidden}
+        self._version = current.decode()
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:

@@ -7,10 +7,9 @@ import httpx2
 
 from model_store.event_log import Owner
 from model_store.state_cache import CacheCounts
-from service.metrics import Metrics
+from service.metrics import Metrics, ServiceFigures
 from service.pipeline.event_visibility import EventVisibility
 from service.pipeline.query import Interaction
-from service.service_figures import ServiceFigures
 from service.settings import Settings
 from tests.service.conftest import event, item_ids, running_app
 

@@ -116,6 +116,17 @@ def test_every_replica_knows_the_set_whatever_it_missed(
         asyncio.run(run())
 
 
+async def test_what_redis_has_lost_is_not_hidden_by_whoever_hid_it(
+    replicas: list[RedisHiddenItems], own_redis: RedisProcess
+) -> None:
+    assert await _ids(replicas[0]) == frozenset()
+    await replicas[0].hide("i1")
+    with own_redis.client() as client:
+        client.flushall()
+    # the version is the one that was read last: that of a set that never had an item
+    assert [await _ids(one) for one in replicas] == [frozenset()] * 3
+
+
 async def test_whoever_asks_after_an_item_was_hidden_knows_it(replicas: list[RedisHiddenItems]) -> None:
     hidden_so_far: set[str] = set()
 
