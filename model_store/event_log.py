@@ -14,7 +14,7 @@ user or session, their part of the log included, lives in it, so that one script
 
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -124,6 +124,15 @@ def unpack_event(owner: Owner, timestamp: int, payload: bytes) -> LoggedEvent:
     item_id, kind, event_id, *rest = orjson.loads(payload)
     recommendation_id = rest[0] if rest else None
     return LoggedEvent(owner, item_id, timestamp, kind, event_id, recommendation_id, rest[1] if len(rest) > 1 else {})
+
+
+def unpack_payloads(payloads: Iterable[bytes]) -> list[list[Any]]:
+    """Undoes ``pack_event`` for many: item_id, type, event_id, and recommendation_id and properties where they are set.
+
+    Parsed together, as one by one takes several times as long.
+    """
+    rows: list[list[Any]] = orjson.loads(b"[" + b",".join(payloads) + b"]")
+    return rows
 
 
 def read_entry(fields: Mapping[bytes, bytes]) -> LoggedEvent | LoggedMerge | LoggedErasure:

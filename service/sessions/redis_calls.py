@@ -26,6 +26,8 @@ LOGGER = logging.getLogger(__name__)
 # Below the connection limit of either client, which refuses instead of waiting.
 _CALLS_AT_ONCE = 64
 _RETRIES = 2
+# Answers of version 3 are turned back into those of version 2 one value at a time, in Python.
+_PROTOCOL = 2
 
 
 def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | RedisCluster":
@@ -39,10 +41,15 @@ def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | Redi
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES)
     if cluster:
         return RedisCluster.from_url(
-            url, retry=retry, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
+            url,
+            protocol=_PROTOCOL,
+            retry=retry,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
         )
     return Redis.from_url(
         url,
+        protocol=_PROTOCOL,
         retry=retry,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_event
+from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_payloads
 from service.errors import HistoryUnavailable
 from service.random_ids import random_hex
 from service.sessions.erasing import Eraser
@@ -163,9 +163,7 @@ class RedisHistoryStore:
                 score = await client.zscore(owner_key(owner, "event_ids"), f"t{event_token}")
                 includes_token = score is not None
             rows: Any = await client.zrange(owner_key(owner, "history"), 0, -1, withscores=True)
-        return StoredHistory(
-            events=tuple(_event(owner, member, int(score)) for member, score in rows), includes_token=includes_token
-        )
+        return StoredHistory(events=tuple(_events(owner, rows)), includes_token=includes_token)
 
     async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
         """Moves a session's events into a user's history.
@@ -187,7 +185,7 @@ class RedisHistoryStore:
                 if not rows:
                     break
                 await self._note_session(user, session)
-                events = [_event(session, member, int(score)) for member, score in rows]
+                events = list(_events(session, rows))
                 is_new = await self._append(user, events, random_hex(8), max_logged=0) or []
                 moved += sum(is_new)
                 duplicates += len(is_new) - sum(is_new)
@@ -242,15 +240,9 @@ def _payload(event: Event) -> bytes:
     return pack_event(event.item_id, event.type, event.event_id, event.recommendation_id, event.properties)
 
 
-def _event(owner: Owner, member: bytes, timestamp: int) -> Event:
-    logged = unpack_event(owner, timestamp, member[_ARRIVAL_DIGITS:])
-    return Event(
-        event_id=logged.event_id,
-        user_id=None if owner.is_session else owner.id,
-        item_id=logged.item_id,
-        timestamp=timestamp,
-        type=logged.type,
-        recommendation_id=logged.recommendation_id,
-        properties=logged.properties,
-        session_id=owner.id if owner.is_session else None,
-    )
+def _events(owner: Owner, rows: Sequence[tuple[bytes, float]]) -> Iterator[Event]:
+    user_id, session_id = (None, owner.id) if owner.is_session else (owner.id, None)
+    payloads = unpack_payloads(member[_ARRIVAL_DIGITS:] for member, _ in rows)
+    for (_, score), (item_id, kind, event_id, *rest) in zip(rows, payloads, strict=True):
+        recommendation_id, properties = rest[0] if rest else None, rest[1] if len(rest) > 1 else {}
+        yield Event(event_id, user_id, item_id, int(score), kind, recommendation_id, properties, session_id)
