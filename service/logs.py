@@ -65,7 +65,7 @@ class Throttle(logging.Filter):
         self,
         *,
         max_lines: int = 20,
-        period_seconds: float = 10.0,
+        period_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from offline import job
+from offline.train import app
 from offline.training.checkpoints import latest_complete
 from tests.offline.training.chain_shop import write_chain_shop
 
@@ -26,8 +27,35 @@ def command(shop: Path, store: Path, *options: str) -> list[str]:
     return ["hllm", "--data", str(shop), "--store", str(store), *OPTIONS, *options]
 
 
+def begin(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(process: "subprocess.Popen[str]") -> subprocess.CompletedProcess[str]:
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return end(begin(*arguments))
+
+
+def kill_and_go_on(command_of: dict[str, list[str]], tmp_path: Path, *, stage: str) -> None:
+    """Kills one run after its first checkpoint, goes on, and compares with one that runs beside it undisturbed."""
+    whole = begin(*command_of["whole"])
+    killed = begin(*command_of["killed"])
+    while killed.poll() is None and not _has_checkpoint(tmp_path / "killed", stage=stage):
+        time.sleep(0.02)
+    killed.kill()
+    end(killed)
+    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
+
+    resumed, uninterrupted = run(*command_of["killed"]), end(whole)
+
+    assert "going on from checkpoint-" in resumed.stderr
+    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
 
 
 def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
@@ -38,37 +66,21 @@ def last_line(finished: subprocess.CompletedProcess[str]) -> dict[str, object]:
 
 def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ("--epochs", "60", "--patience", "60", "--checkpoint-seconds", "0.3")
-    arguments = [sys.executable, "-m", "offline.train", *command(shop, tmp_path / "killed", *options)]
-    process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not _has_checkpoint(tmp_path / "killed"):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
-
-    resumed = run(*arguments)
-    uninterrupted = run(sys.executable, "-m", "offline.train", *command(shop, tmp_path / "whole", *options))
-
-    assert "going on from checkpoint-" in resumed.stderr
-    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
+    command_of = {
+        name: [sys.executable, "-m", "offline.train", *command(shop, tmp_path / name, *options)]
+        for name in ("killed", "whole")
+    }
+    kill_and_go_on(command_of, tmp_path, stage="user_llm")
 
 
 def test_a_killed_first_stage_goes_on_to_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ["--preset", "tiny", "--stage", "1", "--epochs", "3", "--device", "cpu", "--precision", "float32"]
-    commands = {
+    command_of = {
         name: [sys.executable, "-m", "offline.train", "hllm", "--data", str(shop), "--store", str(tmp_path / name)]
         + [*options, "--checkpoint-seconds", "0.3"]
         for name in ("killed", "whole")
     }
-    process = subprocess.Popen(commands["killed"], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not _has_checkpoint(tmp_path / "killed", stage="end_to_end"):
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
-    resumed = run(*commands["killed"])
-    assert "going on from checkpoint-" in resumed.stderr
-    assert last_line(resumed)["model_id"] == last_line(run(*commands["whole"]))["model_id"]
+    kill_and_go_on(command_of, tmp_path, stage="end_to_end")
 
 
 @pytest.mark.slow
@@ -114,23 +126,13 @@ def test_bad_input_ends_with_one_line(tmp_path: Path) -> None:
 def test_a_hatllm_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ["--preset", "tiny", "--device", "cpu", "--precision", "float32", "--validation-cases", "60"]
     options += ["--objective", "both", "--epochs", "3", "--patience", "3", "--checkpoint-seconds", "0.3"]
-    run_of = {
+    command_of = {
         name: [sys.executable, "-m", "offline.train", "hatllm", "--data", str(shop), "--store", str(tmp_path / name)]
+        + options
         for name in ("killed", "whole")
     }
-    arguments = [*run_of["killed"], *options]
-    process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not _has_checkpoint(tmp_path / "killed", stage="hatllm"):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "killed").glob("models/*")), "it ended before it could be killed"
-
-    resumed, uninterrupted = run(*arguments), run(*run_of["whole"], *options)
-
-    assert "going on from checkpoint-" in resumed.stderr
-    assert last_line(resumed)["model_id"] == last_line(uninterrupted)["model_id"]
-    assert str(last_line(resumed)["model_id"]).startswith("hatllm-")
+    kill_and_go_on(command_of, tmp_path, stage="hatllm")
+    assert [one.name.partition("-")[0] for one in (tmp_path / "whole/models").iterdir()] == ["hatllm"]
 
 
 # where a part of the model is not trained, processes must not wait for its gradient
@@ -156,10 +158,12 @@ def test_two_processes_train_one_hatllm(objective: str, shop: Path, tmp_path: Pa
     ],
 )
 def test_bad_input_of_a_hatllm_ends_with_one_line(
-    options: tuple[str, ...], message: str, shop: Path, tmp_path: Path
+    options: tuple[str, ...], message: str, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["hatllm", "--data", str(shop), "--store", str(tmp_path / "store"), "--preset", "tiny", *options]
-    finished = run(sys.executable, "-m", "offline.train", *arguments)
-    assert finished.returncode == 2
-    assert finished.stderr.splitlines()[-1].startswith("error: ")
-    assert message in finished.stderr.splitlines()[-1]
+    with pytest.raises(SystemExit) as ended:
+        job.run(lambda: app(arguments))
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
