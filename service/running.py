@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -103,18 +105,20 @@ class RunningService:
     erasures: Erasures
 
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of a user, and says what that was.
+        """Deletes everything kept of a user and of the sessions that were merged into them, and says what that was.
 
         Raises:
             HistoryUnavailable: The history store did not answer. Asking again is safe.
         """
+        # The sessions first: once the user is erased, nobody knows which were theirs.
+        of_sessions = [await self.erase_session(one) for one in await self.histories.merged_sessions(user_id)]
         erased = await self.histories.erase(user_id)
         # right after, before anything else runs: requests that have read the history must not keep it any more
         forgotten = self._forget(Owner(user_id))
         states = await self.user_states.forget([Owner(user_id).hash])
         await self.erasures.tell(Owner(user_id))
         pages = await self.lists.erase(Owner(user_id))
-        return [*erased, *pages, *forgotten, ErasedStore("model_state", states)]
+        return _summed([*erased, *pages, *forgotten, ErasedStore("model_state", states), *chain(*of_sessions)])
 
     async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of a session, and says what that was; encoders keep nothing of sessions.
@@ -153,6 +157,14 @@ class RunningService:
 
     def _forget(self, owner: Owner) -> list[ErasedStore]:
         return [ErasedStore(store, records) for store, records in self.last_known.forget(owner.hash).items()]
+
+
+def _summed(erased: Iterable[ErasedStore]) -> list[ErasedStore]:
+    """One line a store."""
+    records: Counter[str] = Counter()
+    for one in erased:
+        records[one.store] += one.records
+    return [ErasedStore(store, number) for store, number in records.items()]
 
 
 class SearchThreads:

@@ -42,7 +42,7 @@ class Eraser:
         """
         counts = {"history": 0, "event_ids": 0, "event_log": 0, "decisions": 0}
         async with self._calls.calling("erase a user", timeout_seconds=_TIMEOUT_SECONDS):
-            sessions = [] if owner.is_session else await self._sessions_of(owner)
+            sessions = [] if owner.is_session else await self.sessions_of(owner)
             # the user last: until then the list of sessions is there for another try
             for one in (*sessions, owner):
                 for store, records in (await self._erase(one)).items():
@@ -51,7 +51,8 @@ class Eraser:
             counts["sessions"] = len(sessions)
         return [ErasedStore(store=f"redis:{store}", records=records) for store, records in counts.items()]
 
-    async def _sessions_of(self, user: Owner) -> list[Owner]:
+    async def sessions_of(self, user: Owner) -> list[Owner]:
+        """The sessions that were merged into a user; only within ``calling``."""
         async with self._calls.slot() as client:
             ids = await client.zrange(owner_key(user, "sessions"), 0, -1)
         return [Owner(one.decode(), is_session=True) for one in ids]

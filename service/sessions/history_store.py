@@ -122,6 +122,10 @@ class HistoryStore(Protocol):
         """Moves a session's events into a user's history; asking again is safe."""
         ...
 
+    async def merged_sessions(self, user_id: str) -> Sequence[str]:
+        """The newest sessions that were merged into a user; what is kept of them is erased with the user."""
+        ...
+
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of one user, and says what that was; asking again is safe."""
         ...

@@ -204,6 +204,15 @@ class RedisHistoryStore:
             await client.zremrangebyrank(key, 0, -_MAX_MERGED_SESSIONS - 1)
             await client.expire(key, self._limits.ttl_seconds)
 
+    async def merged_sessions(self, user_id: str) -> Sequence[str]:
+        """The newest sessions that were merged into a user.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        async with self._calls.calling("look for merged sessions"):
+            return [session.id for session in await self._eraser.sessions_of(Owner(user_id))]
+
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of a user, and of the sessions that were merged into them.
 

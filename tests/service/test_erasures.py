@@ -159,6 +159,33 @@ async def test_no_replica_remembers_whom_another_has_erased(both_root: Path, own
         assert service.last_known.num_forgotten > before
 
 
+async def test_with_a_user_go_the_sessions_that_were_merged_into_them_wherever_they_are_kept(
+    both_root: Path, own_redis: RedisProcess
+) -> None:
+    settings = Settings(store=str(both_root), redis_url=own_redis.url)
+    async with AsyncExitStack() as stack:
+        running = [await stack.enter_async_context(running_app(settings)) for _ in range(2)]
+        services, clients = [app.state.service for app, _ in running], [client for _, client in running]
+        await _until(lambda: all(one.erasures._last is not None for one in services))
+        for number in range(2):
+            reported = {"session_id": "visit", "item_id": f"i{number + 1}", "timestamp": number + 1}
+            await _ok(clients[0].post("/events", json={"events": [reported]}))
+            if not number:
+                await _ok(clients[0].post("/users/anna/merge", json={"session_id": "visit"}))
+        await asyncio.gather(*(one.erasures.look() for one in services))
+        for client in clients:
+            await _ok(client.post("/recommend", json={"session_id": "visit", "k": 3, "paginate": True}))
+        visit = Owner("visit", is_session=True)
+        assert all(one.last_known.histories.last(visit) is not None for one in services)
+        receipt = (await clients[0].delete("/users/anna")).json()
+        records = {line["store"]: line["records"] for line in receipt["stores"]}
+        assert len(records) == len(receipt["stores"])
+        assert (records["redis:history"], records["redis:pages"], records["redis:sessions"]) == (2, 2, 1)
+        await _until(lambda: all(one.last_known.histories.last(visit) is None for one in services))
+        with own_redis.client() as redis:
+            assert not [key for key in redis.keys("*") if b"page" in key]
+
+
 async def _ok(answering: Any) -> None:
     answer: httpx2.Response = await answering
     assert answer.status_code == 200, answer.text
