@@ -33,6 +33,8 @@ class Tally:
         num_counted: Answers of the model that were made of all acknowledged events.
         num_encoded: Of these, those whose scores were compared with another copy of the model.
         num_swaps: Of bundles.
+        num_merges: Of sessions with events into users.
+        num_whole_lists: That were read page by page to their end.
         reasons: Of what was needless.
         failures: What an example ended with. Hypothesis says nothing of one that comes and goes with the time of day
             but that its data are inconsistent.
@@ -47,6 +49,8 @@ class Tally:
     num_counted: int = 0
     num_encoded: int = 0
     num_swaps: int = 0
+    num_merges: int = 0
+    num_whole_lists: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -84,6 +88,20 @@ class Checker:
         self._check_counted_in(body, data, version, is_away=is_away, said=said)
         self._note(body, data, version, is_whole=is_whole)
 
+    def check_pages(
+        self, body: Mapping[str, Any], found: Sequence[str], data: Mapping[str, Any], *, all_read: bool
+    ) -> None:
+        """Checks the pages of one list together, of a request without caps; ``all_read``: the last one was reached."""
+        said = f"{body}\npages {found}"
+        assert len(set(found)) == len(found), said
+        is_away = any(warning.startswith("history_unavailable") for warning in data["warnings"])
+        version = self._version(body, data, said)
+        allowed, certain = self._admissible(body, version, is_away=is_away)
+        assert set(found) <= allowed, f"not allowed: {set(found) - allowed}\n{said}"
+        if all_read:
+            assert certain <= set(found), f"missing: {certain - set(found)}\n{said}"
+            self._tally.num_whole_lists += 1
+
     def _version(self, body: Mapping[str, Any], data: Mapping[str, Any], said: str) -> Version:
         assert data["bundle"] in self._model.live[body.get("model", "hllm")], f"{self._model.live} {said}"
         version = self._world.versions[data["bundle"]]
@@ -93,14 +111,8 @@ class Checker:
     def _check_admissible(
         self, body: Mapping[str, Any], found: list[str], version: Version, *, is_away: bool, said: str
     ) -> None:
-        rules = RULES.get(body.get("scenario", ""), {"filter": {}, "exclude": set(), "pins": {}, "max_per": {}})
-        seen, maybe_seen = self._model.seen(body, is_away=is_away)
-        excluded = {*body.get("exclude_item_ids", ()), *rules["exclude"], *seen, *self._model.hidden}
-        allowed = version.rows.keys() - excluded
-        for sent in (body.get("filter"), rules["filter"]):
-            if sent:
-                allowed = {item_id for item_id in allowed if passes(version.rows[item_id], sent)}
-        certain = allowed - maybe_seen - self._model.maybe_hidden
+        rules = _rules(body)
+        allowed, certain = self._admissible(body, version, is_away=is_away)
         said = f"not allowed: {set(found) - allowed}, allowed: {len(allowed)}, certain: {len(certain)}\n{said}"
         assert set(found) <= allowed, said
         caps = dict(rules["max_per"])
@@ -120,6 +132,17 @@ class Checker:
             if item_id in certain and position <= len(found) and not caps:
                 others = [at for at, pinned in rules["pins"].items() if at < position and pinned not in certain]
                 assert others or found[position - 1] == item_id, said
+
+    def _admissible(self, body: Mapping[str, Any], version: Version, *, is_away: bool) -> tuple[set[str], set[str]]:
+        """The items that may be returned, and those of them that may be for certain."""
+        rules = _rules(body)
+        seen, maybe_seen = self._model.seen(body, is_away=is_away)
+        excluded = {*body.get("exclude_item_ids", ()), *rules["exclude"], *seen, *self._model.hidden}
+        allowed = version.rows.keys() - excluded
+        for sent in (body.get("filter"), rules["filter"]):
+            if sent:
+                allowed = {item_id for item_id in allowed if passes(version.rows[item_id], sent)}
+        return allowed, allowed - maybe_seen - self._model.maybe_hidden
 
     def _check_counted_in(
         self, body: Mapping[str, Any], data: Mapping[str, Any], version: Version, *, is_away: bool, said: str
@@ -166,6 +189,10 @@ class Checker:
             tally.num_healthy += 1
             tally.num_needless += data["source"] != "model"
             tally.reasons.update(w.partition(":")[0] for w in data["warnings"] if data["source"] != "model")
+
+
+def _rules(body: Mapping[str, Any]) -> dict[str, Any]:
+    return RULES.get(body.get("scenario", ""), {"filter": {}, "exclude": set(), "pins": {}, "max_per": {}})
 
 
 def _check_scores(body: Mapping[str, Any], data: Mapping[str, Any], version: Version, said: str) -> None:

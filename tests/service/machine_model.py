@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.service.machine_shop import MAX_EVENTS
@@ -34,6 +34,7 @@ class Person:
         ids: Of acknowledged events.
         logged: Those that must be in the log.
         is_vague: What was cut off depends on events that nobody acknowledged.
+        merged: Sessions that are erased with this user.
     """
 
     events: list[Reported] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Person:
     logged: set[str] = field(default_factory=set)
     tokens: list[str] = field(default_factory=list)
     is_vague: bool = False
+    merged: set[str] = field(default_factory=set)
 
     @property
     def is_certain(self) -> bool:
@@ -70,6 +72,15 @@ class Person:
         if surplus >= _STEP:
             self.events = self.events[surplus - surplus % _STEP :]
 
+    def take_over(self, session: "Person", *, first_arrival: int) -> None:
+        """What a session did is this user's now, in the order of its history; in the log it stays the session's."""
+        logged, told = set(self.logged), [*self.told, *session.certainly_told()]
+        moved = [replace(event, arrival=first_arrival + at) for at, event in enumerate(session.events)]
+        self.ever += moved
+        self.acknowledge(moved)
+        self.logged, self.told = logged, told
+        session.events, session.told = [], []
+
     def erase(self, *, is_acknowledged: bool) -> None:
         """What was sent and not acknowledged may come after all."""
         if is_acknowledged:
@@ -77,7 +88,7 @@ class Person:
         else:
             self.maybe += self.events
         self.events, self.told, self.tokens = [], [], []
-        self.ids, self.logged = set(), set()
+        self.ids, self.logged, self.merged = set(), set(), set()
         self.is_vague = bool(self.maybe) and self.is_vague
 
     def certainly_kept(self) -> list[Reported]:
