@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from model_store.bundle import open_bundle
 from model_store.catalogue import Catalogue
 from model_store.errors import ArtifactError, InvalidInput
+from model_store.hllm import KIND as HLLM
 from model_store.index import build_index, save_index
 from model_store.item_states import TOKENS_FILE
 from model_store.manifest import BundleManifest, ModelManifest
@@ -29,7 +30,7 @@ _BLOCK_ROWS = 16_384
 
 
 def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:
-    """Yields the verified embeddings of the newest readable bundle that the same item tower made, if there is one."""
+    """Yields what is known from the newest readable bundle that the same item tower made, if there is one; verified."""
     for manifest in store.bundles():
         if manifest.item_tower_hash != item_tower_hash:
             continue
@@ -41,7 +42,9 @@ def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownE
             LOGGER.warning("embeddings of bundle %s are not reused: %s", manifest.bundle_id, error)
             continue
         hashes = np.array(bundle.catalogue.column("content_hash").to_pylist(), dtype=HASH_DTYPE)
-        yield KnownEmbeddings(content_hashes=hashes, embeddings=bundle.embeddings)
+        # a HatLLM's bundle has the tokens that it reads itself, and its item tower may be another network
+        tokens = bundle.item_tokens if manifest.kind == HLLM else None
+        yield KnownEmbeddings(content_hashes=hashes, embeddings=bundle.embeddings, tokens=tokens)
         return
 
 

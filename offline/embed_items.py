@@ -99,7 +99,7 @@ def embed_catalogue(
         directory: Work directory of this item tower and no other: its shards are trusted. The result is
             mapped from here.
         options: Batches, shards and device.
-        known: Embeddings of the same item tower.
+        known: Embeddings of the same item tower; what the first one has of tokens is taken from there, too.
         with_item_vectors: Add the learned per-item vectors; off gives the text part alone (for training).
 
     Raises:
@@ -109,7 +109,10 @@ def embed_catalogue(
     shards = directory / ("shards" if with_item_vectors else "text_shards")
     shards.mkdir(parents=True, exist_ok=True)
     with _only_one_in(directory):
-        tokens = tokenize_catalogue(model, catalogue, path=directory / "token_ids.int32")
+        known = list(known)
+        tokens = tokenize_catalogue(
+            model, catalogue, path=directory / "token_ids.int32", known=next(map(_tokens, known), None)
+        )
         embeddings = np.lib.format.open_memmap(
             directory / "embeddings.npy",
             mode="w+",
@@ -132,6 +135,11 @@ def embed_catalogue(
         num_reused=len(catalogue) - len(missing),
         seconds=seconds,
     )
+
+
+def _tokens(known: KnownEmbeddings) -> CatalogueTokens | None:
+    tokens = known.tokens
+    return None if tokens is None else CatalogueTokens(tokens.token_ids, tokens.offsets, known.content_hashes)
 
 
 def plan_batches(lengths: np.ndarray, *, token_budget: int, seed: int = 0) -> list[np.ndarray]:

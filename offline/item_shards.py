@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from model_store.item_states import ItemTokens
+
 HASH_DTYPE = np.dtype("S32")
 _BLOCK_ROWS = 16_384
 
@@ -25,10 +27,12 @@ class KnownEmbeddings:
     Attributes:
         content_hashes: (n,) S32, what each row was computed from.
         embeddings: (n, D) float32, raw, may be memory-mapped.
+        tokens: What the item tower read of each row, where that was kept.
     """
 
     content_hashes: np.ndarray
     embeddings: np.ndarray
+    tokens: ItemTokens | None = None
 
 
 def write_shard(directory: Path, content_hashes: np.ndarray, embeddings: np.ndarray) -> Path:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from model_store.errors import InvalidInput
+from model_store.item_states import ItemTokens
 from model_store.item_text import item_text
 from offline.embed_items import EmbedOptions, embed_catalogue, plan_batches
 from offline.item_shards import KnownEmbeddings
@@ -82,6 +83,28 @@ def test_only_changed_items_are_embedded_again(tmp_path: Path) -> None:
     assert (again.num_embedded, again.num_reused) == (1, 39)
     differs = np.abs(again.embeddings - first.embeddings).max(axis=1) > 0
     assert np.flatnonzero(differs).tolist() == [7]
+
+
+def test_only_what_is_new_is_tokenised_again_and_the_tokens_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_hllm()
+    assert model.item_tokenizer is not None
+    first = embed_catalogue(model, shop_catalogue(40), directory=tmp_path / "a")
+    table = shop_table(50, changed=[7])
+    other = type(shop_catalogue(1)).from_table(table.take([*range(49, 20, -1), *range(10)]))
+    expected = embed_catalogue(model, other, directory=tmp_path / "b").tokens
+    encode, encoded = model.item_tokenizer.encode, []
+    monkeypatch.setattr(model.item_tokenizer, "encode", lambda texts: encoded.extend(texts) or encode(texts))
+    kept = ItemTokens(np.asarray(first.tokens.token_ids), first.tokens.offsets)
+    known = KnownEmbeddings(first.tokens.content_hashes, first.embeddings, kept)
+
+    again = embed_catalogue(model, other, directory=tmp_path / "c", known=[known]).tokens
+
+    assert len(encoded) == 11  # ten items more, and the changed one
+    assert np.array_equal(again.token_ids, expected.token_ids)
+    assert np.array_equal(again.offsets, expected.offsets)
+    assert np.array_equal(again.content_hashes, expected.content_hashes)
 
 
 def test_items_are_found_again_in_another_order(tmp_path: Path) -> None:
