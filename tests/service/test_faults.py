@@ -159,15 +159,17 @@ def _load_balancer(tmp_path: Path, *replicas: ServiceProcess) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    servers = "\n".join(f"server 127.0.0.1:{replica.address[1]} max_fails=1 fail_timeout=2s;" for replica in replicas)
+    text = (Path(__file__).parents[2] / "deploy/nginx.example.conf").read_text()
+    changes = {"listen 8080;": f"listen 127.0.0.1:{port};", "/run/hatstand-nginx": str(tmp_path)}
+    changes |= {
+        f"127.0.0.1:{number}": f"127.0.0.1:{replica.address[1]}"
+        for number, replica in zip((8001, 8002), replicas, strict=True)
+    }
+    for shipped, ours in changes.items():
+        assert shipped in text
+        text = text.replace(shipped, ours)
     configuration = tmp_path / "nginx.conf"
-    configuration.write_text(
-        (Path(__file__).parents[2] / "deploy/nginx.example.conf")
-        .read_text()
-        .replace("server 127.0.0.1:8001;\n        server 127.0.0.1:8002;", servers)
-        .replace("listen 8080;", f"listen 127.0.0.1:{port};")
-        .replace("/run/hatstand-nginx", str(tmp_path))
-    )
+    configuration.write_text(text)
     process = subprocess.Popen([binary, "-c", str(configuration), "-e", str(tmp_path / "error.log")])
     try:
         within(lambda: _listens(port), 10)
