@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.one_piece import OnePieceTransport
 from service.random_ids import random_hex
 
 LOGGER = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, and gives it time to ask."""
         # uvicorn narrows the type that asyncio declares
-        super().connection_made(cast("asyncio.Transport", transport))
+        whole = OnePieceTransport(cast("asyncio.Transport", transport), self.loop)
+        super().connection_made(cast("asyncio.Transport", whole))
         if len(self.connections) > self.limits.max_connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "too many connections are open")
         else:

@@ -70,6 +70,15 @@ GOOD = json.dumps({"history": ["i1"], "k": 1}).encode()
 FLOOD = [f"x-{number}: 1" for number in range(200)]
 
 
+def test_a_good_answer_arrives_in_one_piece(service: ServiceProcess) -> None:
+    """So that nobody gets the head of one whose replica is killed, and a proxy can ask another one."""
+    with socket.create_connection(service.address, timeout=10) as connection:
+        for _ in range(20):
+            connection.sendall(_head("/recommend", f"content-length: {len(GOOD)}") + GOOD)
+            head, _, body = connection.recv(65_536).partition(b"\r\n\r\n")
+            assert f"content-length: {len(body)}".encode() in head.lower()
+
+
 @pytest.mark.parametrize(
     ("name", "request_bytes", "status", "code"),
     [
