@@ -119,20 +119,22 @@ def pack_event(
     return orjson.dumps(row)
 
 
-def unpack_event(owner: Owner, timestamp: int, payload: bytes) -> LoggedEvent:
-    """Undoes ``pack_event``."""
-    item_id, kind, event_id, *rest = orjson.loads(payload)
-    recommendation_id = rest[0] if rest else None
-    return LoggedEvent(owner, item_id, timestamp, kind, event_id, recommendation_id, rest[1] if len(rest) > 1 else {})
-
-
-def unpack_payloads(payloads: Iterable[bytes]) -> list[list[Any]]:
-    """Undoes ``pack_event`` for many: item_id, type, event_id, and recommendation_id and properties where they are set.
+def unpack_events(payloads: Iterable[bytes]) -> list[tuple[str, str, str, str | None, dict[str, Any]]]:
+    """Undoes ``pack_event``: item_id, type, event_id, recommendation_id and properties of each.
 
     Parsed together, as one by one takes several times as long.
     """
-    rows: list[list[Any]] = orjson.loads(b"[" + b",".join(payloads) + b"]")
-    return rows
+    return [_whole(*row) for row in orjson.loads(b"[" + b",".join(payloads) + b"]")]
+
+
+def _whole(
+    item_id: str,
+    kind: str,
+    event_id: str,
+    recommendation_id: str | None = None,
+    properties: dict[str, Any] | None = None,
+) -> tuple[str, str, str, str | None, dict[str, Any]]:
+    return item_id, kind, event_id, recommendation_id, properties or {}
 
 
 def read_entry(fields: Mapping[bytes, bytes]) -> LoggedEvent | LoggedMerge | LoggedErasure:
@@ -144,7 +146,8 @@ def read_entry(fields: Mapping[bytes, bytes]) -> LoggedEvent | LoggedMerge | Log
     if b"p" in fields and (b"u" in fields or b"s" in fields):
         is_session = b"s" in fields
         owner = Owner(fields[b"s" if is_session else b"u"].decode(), is_session)
-        return unpack_event(owner, int(fields[b"t"]), fields[b"p"])
+        ((item_id, kind, event_id, recommendation_id, properties),) = unpack_events([fields[b"p"]])
+        return LoggedEvent(owner, item_id, int(fields[b"t"]), kind, event_id, recommendation_id, properties)
     if b"m" in fields:
         return LoggedMerge(fields[b"m"].decode(), fields[b"u"].decode())
     if b"x" in fields:

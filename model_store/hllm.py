@@ -26,6 +26,7 @@ from model_store.item_vectors import ItemVectors
 from model_store.time_features import TimeFeatures
 
 KIND = "hllm"
+Pooling = Literal["item_token", "mean"]
 _INITIAL_STD = 0.02
 
 
@@ -53,7 +54,7 @@ class HLLMConfig:
     text_fields: tuple[str, ...] = ("title",)
     item_prompt: str = ITEM_PROMPT
     max_text_tokens: int = 256
-    pooling: Literal["item_token", "mean"] = "item_token"
+    pooling: Pooling = "item_token"
     max_history_length: int = 50
     has_time_features: bool = False
     has_item_vectors: bool = False

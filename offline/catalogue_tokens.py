@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from model_store.catalogue import Catalogue
+from model_store.item_states import ItemTokens
 from model_store.item_text import content_hash
 from offline.item_shards import HASH_DTYPE, HashIndex
 
@@ -28,6 +29,11 @@ class CatalogueTokens:
     token_ids: np.ndarray
     offsets: np.ndarray
     content_hashes: np.ndarray
+
+    @classmethod
+    def of_bundle(cls, tokens: ItemTokens, content_hashes: np.ndarray) -> "CatalogueTokens":
+        """The tokens that a bundle keeps, with the hashes of what they were made from."""
+        return cls(tokens.token_ids, tokens.offsets, content_hashes)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -69,7 +75,7 @@ def tokenize_catalogue(
         known: By the same tokenizer: an item whose hash it has is copied. Tokenising takes most of the time of a run
             in which few items have changed.
     """
-    earlier = _Earlier(known)
+    earlier = None if known is None else _Earlier(known)
     counts = np.zeros(len(catalogue) + 1, dtype=np.int64)
     hashes = np.zeros(len(catalogue), dtype=HASH_DTYPE)
     row = 0
@@ -78,7 +84,8 @@ def tokenize_catalogue(
             rows = slice(row, row + len(texts))
             hashes[rows] = [content_hash(item_id, text) for item_id, text in zip(item_ids, texts, strict=True)]
             if model.item_tokenizer is not None:
-                block = earlier.complete(texts, hashes[rows], model.item_tokenizer.encode)
+                encode = model.item_tokenizer.encode
+                block = encode(texts) if earlier is None else earlier.complete(texts, hashes[rows], encode)
                 counts[1 + rows.start : 1 + rows.stop] = [len(ids) for ids in block]
                 file.write(np.fromiter(chain.from_iterable(block), dtype=np.int32).tobytes())
             row = rows.stop
@@ -91,16 +98,14 @@ def tokenize_catalogue(
 class _Earlier:
     """Token ids that are known already."""
 
-    def __init__(self, known: CatalogueTokens | None) -> None:
+    def __init__(self, known: CatalogueTokens) -> None:
         self._known = known
-        self._index = None if known is None else HashIndex(known.content_hashes)
+        self._index = HashIndex(known.content_hashes)
 
     def complete(
         self, texts: Sequence[str], hashes: np.ndarray, encode: Callable[[list[str]], list[list[int]]]
     ) -> list[list[int]]:
         """The token ids of these texts; those that are not known are encoded."""
-        if self._known is None or self._index is None:
-            return encode(list(texts))
         is_known, rows = self._index.find(hashes)
         new = [text for text, was_known in zip(texts, is_known, strict=True) if not was_known]
         copied, encoded = iter(self._known.of_rows(rows)), iter(encode(new) if new else [])

@@ -138,8 +138,7 @@ def embed_catalogue(
 
 
 def _tokens(known: KnownEmbeddings) -> CatalogueTokens | None:
-    tokens = known.tokens
-    return None if tokens is None else CatalogueTokens(tokens.token_ids, tokens.offsets, known.content_hashes)
+    return None if known.tokens is None else CatalogueTokens.of_bundle(known.tokens, known.content_hashes)
 
 
 def plan_batches(lengths: np.ndarray, *, token_budget: int, seed: int = 0) -> list[np.ndarray]:

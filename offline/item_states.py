@@ -123,9 +123,7 @@ def compute_states(
         known: From an earlier bundle of the same model.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    before = None
-    if known is not None:
-        before = CatalogueTokens(known.tokens.token_ids, known.tokens.offsets, known.content_hashes)
+    before = None if known is None else CatalogueTokens.of_bundle(known.tokens, known.content_hashes)
     tokens = tokenize_catalogue(model, catalogue, path=directory / "hat_token_ids.int32", known=before)
     if not model.runs_fast:
         return StatedCatalogue(tokens, None, num_computed=0, num_reused=0)

@@ -110,7 +110,8 @@ class RunningService:
         Raises:
             HistoryUnavailable: The history store did not answer. Asking again is safe.
         """
-        # The sessions first: once the user is erased, nobody knows which were theirs.
+        # The sessions first: once the user is erased, nobody knows which were theirs. The history store erases again
+        # those that were merged meanwhile.
         of_sessions = [await self.erase_session(one) for one in await self.histories.merged_sessions(user_id)]
         erased = await self.histories.erase(user_id)
         # right after, before anything else runs: requests that have read the history must not keep it any more

@@ -19,7 +19,6 @@ from service.sessions.hidden_set import NOTHING_HIDDEN, HiddenItems
 
 # More hidden items than this are taken out of the mask: a list of exclusions is looked through at every step.
 _MANY_HIDDEN = 1_000
-_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,7 @@ def admissible_items(
         else:
             mask = np.ones(len(catalogue), dtype=bool) if mask is None else mask
             mask[found - 1] = False
-    some = [one for one in excluded if len(one)]
-    union = some[0] if len(some) == 1 else np.unique(np.concatenate([_NONE, *some]))
-    return Admissible(len(catalogue), mask, union, removed)
+    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)), removed)
 
 
 def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str]:
@@ -136,8 +133,6 @@ def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str
 
 def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:
     """The item indices of these ids: unique, without unknown ones, int64."""
-    if not item_ids:
-        return _NONE
     indices = np.unique(catalogue.indices_of(item_ids))
     return indices[indices > 0]
 

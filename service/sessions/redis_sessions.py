@@ -17,7 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_payloads
+from model_store.event_log import NUM_SHARDS, Owner, pack_event, unpack_events
 from service.errors import HistoryUnavailable
 from service.random_ids import random_hex
 from service.sessions.erasing import Eraser
@@ -251,7 +251,6 @@ def _payload(event: Event) -> bytes:
 
 def _events(owner: Owner, rows: Sequence[tuple[bytes, float]]) -> Iterator[Event]:
     user_id, session_id = (None, owner.id) if owner.is_session else (owner.id, None)
-    payloads = unpack_payloads(member[_ARRIVAL_DIGITS:] for member, _ in rows)
-    for (_, score), (item_id, kind, event_id, *rest) in zip(rows, payloads, strict=True):
-        recommendation_id, properties = rest[0] if rest else None, rest[1] if len(rest) > 1 else {}
+    payloads = unpack_events(member[_ARRIVAL_DIGITS:] for member, _ in rows)
+    for (_, score), (item_id, kind, event_id, recommendation_id, properties) in zip(rows, payloads, strict=True):
         yield Event(event_id, user_id, item_id, int(score), kind, recommendation_id, properties, session_id)

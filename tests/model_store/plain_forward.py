@@ -76,3 +76,10 @@ def plain_states(model: HatLLM, token_ids: list[int], item_of: list[int]) -> tor
         gated = torch.nn.functional.silu(linear(layer.mlp.gate_proj, inputs)) * linear(layer.mlp.up_proj, inputs)
         states = states + linear(layer.mlp.down_proj, gated)
     return norm(decoder.norm, states)
+
+
+def word_embeddings(model: HatLLM) -> torch.Tensor:
+    """(V, H), which its tied token head is, too."""
+    weight = model.layers.model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from model_store.generator import BeamScorer, TitleGenerator, can_generate, make
 from model_store.hatllm import HatLLM
 from model_store.histories import History
 from tests.model_store.hat_models import TITLES, HatItems, make_hatllm, make_items
-from tests.model_store.plain_forward import plain_states
+from tests.model_store.plain_forward import plain_states, word_embeddings
 from tests.model_store.test_hat_user_encoder import history, make_encoder
 
 # "red shoe number 0" twice, and one title that goes on where another ends
@@ -44,11 +45,11 @@ def title_log_probabilities(model: HatLLM, past: list[int]) -> np.ndarray:
     segments = model.item_tokenizer.encode(SHOP)
     ids = [token for item in past for token in segments[item - 1]]
     items = [ordinal for ordinal, item in enumerate(past, start=1) for _ in segments[item - 1]]
-    table = model.layers.model.get_input_embeddings().weight
+    table = word_embeddings(model)
     result = []
     for segment in segments:
         states = plain_states(model, ids + segment, items + [len(past) + 1] * len(segment))
-        logits = (states[len(ids) - 1 : -1] @ table.T).detach().double()  # type: ignore[operator]
+        logits = (states[len(ids) - 1 : -1] @ table.T).detach().double()
         total = 0.0
         for depth, token in enumerate(segment):
             followers = sorted({other[depth] for other in segments if other[:depth] == segment[:depth]})
@@ -101,9 +102,9 @@ def test_models_that_cannot_write_titles_are_told_apart(settings: dict[str, obje
     model = make_hatllm(tmp_path, **settings)
     items = make_items(model, tmp_path / "model", SHOP)
     encoder = make_encoder(items)
-    shop = Shop(items.model_directory, items.item_tokens, Popularity(np.zeros(len(SHOP))))
+    shop: Any = Shop(items.model_directory, items.item_tokens, Popularity(np.zeros(len(SHOP))))
     assert not can_generate(encoder)
-    assert make_generator(shop, encoder) is None  # type: ignore[arg-type]
+    assert make_generator(shop, encoder) is None
     with pytest.raises(ArtifactIncompatible, match="does not write titles"):
         TitleGenerator(items.item_tokens, np.zeros(len(SHOP)), encoder)
 
@@ -120,7 +121,7 @@ def test_beams_that_change_places_keep_their_own_past(tmp_path: Path) -> None:
         scorer.step(torch.tensor([0, 0]), torch.tensor([5, 6]))
         scorer.step(torch.tensor([1, 0, 1]), torch.tensor([7, 8, 9]))
         logits = scorer.step(torch.tensor([2, 1]), torch.tensor([10, 11]))
-        table = model.layers.model.get_input_embeddings().weight
+        table = word_embeddings(model)
         for row, title in enumerate(([6, 9, 10], [5, 8, 11])):
-            expected = plain_states(model, ids + title, items + [3] * 3)[-1] @ table.T  # type: ignore[operator]
+            expected = plain_states(model, ids + title, items + [3] * 3)[-1] @ table.T
             torch.testing.assert_close(logits[row], expected, atol=1e-3, rtol=0)

@@ -17,7 +17,7 @@ from model_store.lora import LoraSettings, apply_lora
 from model_store.model import load_model, read_kind
 from tests.model_store.hat_models import TITLES, make_hatllm, title_tokens
 from tests.model_store.models import make_directory, needs_pretrained
-from tests.model_store.plain_forward import plain_states
+from tests.model_store.plain_forward import plain_states, word_embeddings
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 # rounding of float32 over six layers of states of size about 1 to 10
@@ -171,7 +171,7 @@ def test_next_token_loss_is_the_cross_entropy_of_each_target_after_its_history(
     history = [3, 1, 2]
     losses = []
     with torch.no_grad():
-        table = model.layers.model.get_input_embeddings().weight
+        table = word_embeddings(model)
         for target in range(1, 3) if model.config.target_as_item else (2,):
             ids, items = list(prompt), [0] * len(prompt)
             for ordinal, place in enumerate(history[:target], start=1):
@@ -180,7 +180,7 @@ def test_next_token_loss_is_the_cross_entropy_of_each_target_after_its_history(
             title = segments[history[target]]
             own = target + 1 if model.config.target_as_item else 0
             states = plain_states(model, ids + title, items + [own] * len(title))
-            logits = states[len(ids) - 1 : -1] @ table.T  # type: ignore[operator]
+            logits = states[len(ids) - 1 : -1] @ table.T
             losses += torch.nn.functional.cross_entropy(logits, torch.tensor(title), reduction="none").tolist()
         loss = model.next_token_loss(tokens, torch.tensor([[*history, -1]]))
     assert float(loss) == pytest.approx(sum(losses) / len(losses), abs=1e-4)

@@ -7,8 +7,8 @@ import torch
 
 from model_store.backbone import load_backbone
 from model_store.errors import ArtifactIncompatible, InvalidInput
-from model_store.hllm import HLLMConfig, ItemLLM, build_hllm
-from model_store.item_text import ItemTokenizer
+from model_store.hllm import HLLMConfig, ItemLLM, Pooling, build_hllm
+from model_store.item_text import ItemTokenizer, TokenBatch
 from model_store.item_vectors import ItemVectors
 from model_store.lora import LoraSettings, apply_lora, merge_lora
 from model_store.whitening import whitening_joint
@@ -19,8 +19,8 @@ TEXTS = ["title: red shoe", "", "title: blue hat number 7 red red red shoe shoe 
 TOLERANCE = 2e-5
 
 
-def _item_side(family: str, pooling: str, directory: Path) -> tuple[ItemLLM, ItemTokenizer]:
-    config = HLLMConfig(embedding_dim=32, pooling=pooling, max_text_tokens=64)  # type: ignore[arg-type]
+def _item_side(family: str, pooling: Pooling, directory: Path) -> tuple[ItemLLM, ItemTokenizer]:
+    config = HLLMConfig(embedding_dim=32, pooling=pooling, max_text_tokens=64)
     backbone = load_backbone(make_directory(family, directory))
     assert backbone.tokenizer is not None
     return ItemLLM(backbone, config).eval(), ItemTokenizer(backbone.tokenizer, config)
@@ -28,7 +28,9 @@ def _item_side(family: str, pooling: str, directory: Path) -> tuple[ItemLLM, Ite
 
 @pytest.mark.parametrize("pooling", ["item_token", "mean"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_item_embedding_does_not_depend_on_its_batch_neighbours(family: str, pooling: str, tmp_path: Path) -> None:
+def test_an_item_embedding_does_not_depend_on_its_batch_neighbours(
+    family: str, pooling: Pooling, tmp_path: Path
+) -> None:
     item_llm, tokenizer = _item_side(family, pooling, tmp_path)
     tokens = tokenizer.encode(TEXTS)
 
@@ -158,7 +160,7 @@ def test_item_vectors_start_from_zero_beside_text_and_from_noise_alone() -> None
         twin.encode_item_tokens(_item_batch())
 
 
-def _item_batch():  # type: ignore[no-untyped-def]
+def _item_batch() -> TokenBatch:
     tokenizer = make_hllm().item_tokenizer
     assert tokenizer is not None
     return tokenizer.collate(tokenizer.encode(TEXTS))

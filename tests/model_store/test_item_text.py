@@ -1,8 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from model_store.hllm import HLLMConfig
+from model_store.hllm import HLLMConfig, Pooling
 from model_store.item_text import ITEM_PROMPT, ItemTokenizer, content_hash, item_text
 from tests.model_store.models import make_tokenizer
 
@@ -46,8 +48,8 @@ def test_content_hash_tells_ids_and_texts_apart() -> None:
     assert content_hash("a", "bc") == content_hash("a", "bc")
 
 
-def _tokenizer(**settings: object) -> ItemTokenizer:
-    return ItemTokenizer(make_tokenizer(), HLLMConfig(embedding_dim=8, **settings))  # type: ignore[arg-type]
+def _tokenizer(**settings: Any) -> ItemTokenizer:
+    return ItemTokenizer(make_tokenizer(), HLLMConfig(embedding_dim=8, **settings))
 
 
 def test_long_texts_are_cut_to_the_limit_and_keep_their_beginning() -> None:
@@ -66,8 +68,9 @@ def test_a_huge_title_costs_no_more_than_its_first_part(monkeypatch: pytest.Monk
 def test_only_a_mean_needs_a_token_to_stand_for_nothing() -> None:
     plain = make_tokenizer()
     plain.backend_tokenizer.post_processor = None  # like Qwen's: no start token
-    for pooling, count in (("item_token", 0), ("mean", 1)):
-        config = HLLMConfig(embedding_dim=8, pooling=pooling)  # type: ignore[arg-type]
+    counts: dict[Pooling, int] = {"item_token": 0, "mean": 1}
+    for pooling, count in counts.items():
+        config = HLLMConfig(embedding_dim=8, pooling=pooling)
         assert len(ItemTokenizer(plain, config).encode([""])[0]) == count
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.offline.log_writing import export
@@ -28,8 +29,8 @@ def killed_after(url: str, out: Path, seconds: float) -> bool:
     return _run(_export_killed_after, url, out, seconds) == -signal.SIGKILL
 
 
-def _run(target: object, *arguments: object) -> int | None:
-    process = _CONTEXT.Process(target=target, args=arguments)  # type: ignore[arg-type]
+def _run(target: Callable[..., None], *arguments: object) -> int | None:
+    process = _CONTEXT.Process(target=target, args=arguments)
     process.start()
     process.join(_TIMEOUT_SECONDS)
     assert process.exitcode in {0, -signal.SIGKILL}, f"the export ended with {process.exitcode}"

@@ -4,7 +4,6 @@ import time
 from random import Random
 from typing import Any, ClassVar
 
-import httpx2
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -41,6 +40,7 @@ class Asking(RuleBasedStateMachine):
     world: ClassVar[World]
     tally: ClassVar[Tally]
     num_after_each: ClassVar[int] = NUM_AFTER_EACH
+    random: Random
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,10 +117,3 @@ class Asking(RuleBasedStateMachine):
         if self.shop.redis_state == "up":
             hidden = self.shop.service.hidden.last_known.item_ids
             self.model.maybe_hidden &= hidden
-
-    def _is_acknowledged(self, answer: httpx2.Response) -> bool:
-        """Whether something was done; without Redis it is refused, and on a busy machine sometimes with it."""
-        assert answer.status_code in {200, 503}, answer.text
-        self.tally.num_refused += answer.status_code == 503 and self.shop.redis_state == "up"
-        self.tally.num_acknowledged += answer.status_code == 200
-        return answer.status_code == 200

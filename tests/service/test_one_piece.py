@@ -69,7 +69,7 @@ async def _answer(scope: Any, receive: Any, send: Any) -> None:
 async def _served() -> AsyncIterator[int]:
     config = uvicorn.Config(_answer, port=0, http=bounded(LIMITS), ws="none", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve())
+    serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]

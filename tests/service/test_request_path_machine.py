@@ -73,6 +73,7 @@ def test_whatever_happens_every_answer_is_admissible_whole_and_current(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tally = Tally()
+    # Hypothesis leaves rules out of some examples: a source whose six have all of them
     _run(world, tally, source=4, num_examples=6, num_steps=40)
     _check_that_much_happened(tally, capsys)
     assert tally.num_recommendations >= 1_000

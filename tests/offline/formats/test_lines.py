@@ -1,5 +1,6 @@
 import contextlib
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,11 @@ def _log(path: Path) -> RowLog:
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 1000])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_lines_keep_their_numbers_whatever_the_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, pack: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, pack: Callable[[bytes], bytes]
 ) -> None:
     monkeypatch.setattr(lines, "_CHUNK_BYTES", chunk_bytes)
     path = tmp_path / "file"
-    path.write_bytes(pack(b"\xef\xbb\xbfone\r\n\n  \nf\xc3\xbcnf\nlast"))  # type: ignore[operator]
+    path.write_bytes(pack(b"\xef\xbb\xbfone\r\n\n  \nf\xc3\xbcnf\nlast"))
 
     assert list(text_lines(path, _log(path))) == [(1, "one"), (4, "fünf"), (5, "last")]
 
