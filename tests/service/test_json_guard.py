@@ -60,4 +60,4 @@ def test_a_number_that_is_none_is_named(number: str) -> None:
 def test_no_body_of_a_megabyte_takes_long(body: bytes) -> None:
     started = time.perf_counter()
     json_problem(body, max_depth=32)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 3  # what is not linear takes minutes

@@ -33,7 +33,7 @@ from tests.service.test_batcher import Counts
 
 LONG = 2_048
 # what a loaded machine may take more than it should
-SLACK = 0.4
+SLACK = 1.2
 
 
 class Slowed:
@@ -47,7 +47,7 @@ class Slowed:
 
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         if max(len(history.item_indices) for history in histories) > LONG // 2:
-            time.sleep(0.8)
+            time.sleep(1.5)
         return self._encoder.encode(histories)
 
 
@@ -372,13 +372,13 @@ async def test_a_history_store_that_hangs_takes_half_of_the_time_once_and_little
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        answer = await recommender.recommend(Query("u1", 3, 0.6))
+        answer = await recommender.recommend(Query("u1", 3, 4))
         assert answer.fallback_reason == "history_unavailable"
         seconds.append(time.perf_counter() - started)
-    assert 0.28 < seconds[0] < 0.6 + SLACK
-    assert max(seconds[1:]) < 0.3
+    assert 1.9 < seconds[0] < 4 + SLACK
+    assert max(seconds[1:]) < 1.9
     shelf.is_down = False
-    assert (await recommender.recommend(Query("u1", 3, 0.6))).source == "model"
+    assert (await recommender.recommend(Query("u1", 3, 4))).source == "model"
 
 
 async def test_with_the_ladder_off_what_fails_is_an_error(served: ServedBundle, batcher: EncodeBatcher) -> None:

@@ -174,12 +174,14 @@ async def test_a_refused_bundle_is_tried_again_ever_more_rarely(
     await bundles.follow()
     bad = _publish(store, 30)
     _corrupt(store, bad)
-    started = time.monotonic()
-    while time.monotonic() - started < 1.2:
-        await bundles.follow()
-        await asyncio.sleep(0.01)
-    # after 0, 0.1, 0.3, 0.7 s, and not before 1.5 s
-    assert 3 <= loader.asked.count(bad.bundle_id) <= 4
+    tried_at: list[float] = []
+    async with asyncio.timeout(30):
+        while len(tried_at) < 4:
+            await bundles.follow()
+            tried_at += [time.monotonic()] * (loader.asked.count(bad.bundle_id) - len(tried_at))
+            await asyncio.sleep(0.01)
+    # a busy machine may make a pause longer, and never shorter
+    assert all(np.diff(tried_at) > [0.09, 0.19, 0.39])
     assert seen.refused == ["hllm"] * loader.asked.count(bad.bundle_id)
     # mended in place: the next try takes it
     shutil.rmtree(store.bundle_directory(bad.bundle_id, verify=False))
@@ -324,7 +326,7 @@ async def test_loading_leaves_the_event_loop_alone(store: ModelStore) -> None:
     await ticker
     # not a bound on speed: were it loaded in the loop, there would be one wait as long as the whole load
     assert len(waits) > 20
-    assert np.quantile(waits, 0.9) < 0.05
+    assert np.quantile(waits, 0.9) < 0.2
 
 
 def test_the_need_is_estimated_from_the_manifests_and_never_too_low(store: ModelStore) -> None:

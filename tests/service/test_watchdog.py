@@ -9,10 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
+import service.engine.watchdog as watchdog_module
+import service.health as health_module
 from service.engine.model_thread import ModelThread
 from service.engine.watchdog import Watchdog
+from service.settings import Settings
 
-WITHIN_SECONDS = 2.0
+# two are promised; the rest is for a busy machine
+WITHIN_SECONDS = 4.0
 
 
 class FakeModel:
@@ -69,6 +73,12 @@ def test_requests_that_are_answered_make_them_needless() -> None:
         time.sleep(1.5)
         assert model.num_passes == 0
         assert watchdog.problem is None
+
+
+def test_what_is_stuck_or_gone_is_told_within_two_seconds_by_how_often_it_is_looked_at() -> None:
+    stuck_seconds = Settings.model_fields["model_stuck_seconds"].default
+    assert stuck_seconds + watchdog_module._TICK_SECONDS < 2
+    assert health_module._PING_EVERY_SECONDS + health_module._PING_TIMEOUT_SECONDS < 2
 
 
 def test_a_stuck_model_is_told_within_two_seconds_and_its_return_too() -> None:
