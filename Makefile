@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 STORE ?= .hatstand/store
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# Test processes: as many as the machine has cores to spare.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo test lint types format check unit slow openapi clean
@@ -48,8 +50,9 @@ format: $(VENV)/.installed-dev  ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 
 unit: $(VENV)/.installed-dev  ## The tests alone
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# One after the other: some of them measure times.
 slow: $(VENV)/.installed-dev  ## The long tests too
 	$(BIN)/python -m pytest -m 'not gpu'
 
