@@ -21,7 +21,6 @@ from service.pipeline.constraints import check_query
 from service.pipeline.deadline import Deadline, StepTimes
 from service.pipeline.decision_record import SCHEMA_VERSION, embedding_of, hash_of, interactions_of, query_of
 from service.pipeline.fallback import latest_vector
-from service.pipeline.known_history import known_history
 from service.pipeline.last_known import LastKnown
 from service.pipeline.progress import Progress
 from service.pipeline.protocols import EncodedUser, RanWork
@@ -123,7 +122,6 @@ async def replay_record(
         segments=segments if attribute is not None else None,
         interactions=history,
         is_current=document["history"]["is_current"],
-        history=known_history(served.catalogue, history),
         hidden=hidden,
     )
     check_query(served, query)

@@ -7,11 +7,10 @@ for 5 ms at a time, and every answer would wait for several such turns; so turns
 import asyncio
 import contextlib
 import ctypes
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -41,7 +40,6 @@ T = TypeVar("T")
 _WARM_ITEMS = 10
 # Batches of these sizes are run before the bundle answers; kernels are chosen, and memory is laid out, by shape.
 _WARM_BATCHES = (1, 8)
-_SHORT_TURN_SECONDS = 0.0005
 _FREED_AT_ONCE = 1_000
 
 
@@ -106,17 +104,6 @@ async def in_own_thread(work: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=main, name=name, daemon=True).start()
     return await asyncio.shield(asyncio.wrap_future(answer))
-
-
-@contextlib.contextmanager
-def short_turns() -> Iterator[None]:
-    """Lets threads that run Python code take shorter turns."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SHORT_TURN_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def free_in_slices(owner: object) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -42,10 +43,32 @@ def known_history(catalogue: Catalogue, interactions: Sequence[Interaction]) -> 
     return History(indices[is_known], timestamps[is_known])
 
 
-class LastHistories:
-    """The last history of each user that this process read or was told of. For the event loop.
+@dataclass(frozen=True, slots=True)
+class ReadHistory:
+    """A stored history as it was read.
 
     Interactions are kept as JSON: a tenth of what Python's objects take.
+
+    Attributes:
+        packed: The interactions, oldest first.
+        version: Of the stored history; None where not all of it is here.
+    """
+
+    packed: bytes
+    version: bytes | None = None
+
+    @classmethod
+    def of(cls, interactions: Sequence[Interaction], version: bytes | None = None) -> "ReadHistory":
+        """Packs interactions, oldest first; of very many the newest."""
+        return cls(_packed(interactions), version if len(interactions) <= _MAX_KEPT else None)
+
+    def interactions(self) -> list[Interaction]:
+        """As they were read."""
+        return [Interaction(*row) for row in orjson.loads(self.packed)]
+
+
+class LastHistories:
+    """The last history of each user that this process read or was told of. For the event loop.
 
     Args:
         max_bytes: Of all together; 0 keeps nothing.
@@ -55,7 +78,7 @@ class LastHistories:
 
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._cache: AgedCache[str, tuple[tuple[float, bytes], ...]] = AgedCache(
+        self._cache: AgedCache[str, tuple[tuple[float, ReadHistory], ...]] = AgedCache(
             max_bytes=max_bytes, max_age_seconds=max_age_seconds, clock=clock
         )
 
@@ -68,17 +91,22 @@ class LastHistories:
         """The time to hand to ``keep`` of what is read from now on."""
         return self._clock()
 
-    def keep(self, owner: Owner, interactions: Sequence[Interaction], *, asked_at: float) -> None:
+    def last_read(self, owner: Owner) -> ReadHistory | None:
+        """The history of somebody as it was last read; None where it is not known, or not all of it."""
+        kept = self._cache.get(owner.hash)
+        return None if kept is None or kept.value[0][1].version is None else kept.value[0][1]
+
+    def keep(self, owner: Owner, history: ReadHistory, *, asked_at: float) -> None:
         """Keeps a history that was read, in place of the one before.
 
         Args:
             owner: Whose.
-            interactions: Oldest first.
+            history: What was read.
             asked_at: ``now()`` before it was read: events reported since then may not be in it, and stay.
         """
         kept = self._cache.get(owner.hash)
         newer = [piece for piece in kept.value if piece[0] >= asked_at] if kept is not None else []
-        self._put(owner, [(asked_at, _packed(interactions)), *newer])
+        self._put(owner, [(asked_at, history), *newer])
 
     def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
         """Adds interactions that the history store has acknowledged."""
@@ -86,24 +114,24 @@ class LastHistories:
         pieces = [] if kept is None else list(kept.value)
         if len(pieces) >= _MAX_PIECES:
             # as of now: what is read meanwhile may lack some of it
-            pieces = [(self._clock(), _packed(_unpacked(pieces)))]
-        self._put(owner, [*pieces, (self._clock(), _packed(interactions))])
+            pieces = [(self._clock(), ReadHistory.of(_together(pieces)))]
+        self._put(owner, [*pieces, (self._clock(), ReadHistory.of(interactions))])
 
     def last(self, owner: Owner) -> Aged[Sequence[Interaction]] | None:
         """What is known of somebody, oldest first."""
         kept = self._cache.get(owner.hash)
-        return None if kept is None else Aged(_unpacked(kept.value), kept.age_seconds)
+        return None if kept is None else Aged(_together(kept.value), kept.age_seconds)
 
     def forget(self, owner_hash: str) -> int:
         """Drops what is known of somebody, and says how many interactions that was."""
-        return len(_unpacked(self._cache.forget(owner_hash) or ()))
+        return len(_together(self._cache.forget(owner_hash) or ()))
 
     def forget_all(self) -> None:
         """Drops everything."""
         self._cache.clear()
 
-    def _put(self, owner: Owner, pieces: Sequence[tuple[float, bytes]]) -> None:
-        self._cache.put(owner.hash, tuple(pieces), sum(len(packed) + 64 for _, packed in pieces))
+    def _put(self, owner: Owner, pieces: Sequence[tuple[float, ReadHistory]]) -> None:
+        self._cache.put(owner.hash, tuple(pieces), sum(len(piece.packed) + 128 for _, piece in pieces))
 
 
 def _packed(interactions: Sequence[Interaction]) -> bytes:
@@ -111,10 +139,9 @@ def _packed(interactions: Sequence[Interaction]) -> bytes:
     return orjson.dumps([(entry.item_id, entry.timestamp, entry.type) for entry in newest])
 
 
-def _unpacked(pieces: Sequence[tuple[float, bytes]]) -> list[Interaction]:
-    rows = chain.from_iterable(orjson.loads(packed) for _, packed in pieces)
+def _together(pieces: Sequence[tuple[float, ReadHistory]]) -> list[Interaction]:
     # What was reported while a history was read is in both.
-    interactions = list(dict.fromkeys(Interaction(*row) for row in rows))
+    interactions = list(dict.fromkeys(chain.from_iterable(piece.interactions() for _, piece in pieces)))
     return sorted(interactions, key=lambda entry: entry.timestamp or 0)[-_MAX_KEPT:]
 
 

@@ -7,13 +7,14 @@ from service.engine.user_embeddings import LastEmbeddings
 from service.pipeline.event_visibility import EventVisibility
 from service.pipeline.known_history import LastHistories
 from service.pipeline.query import Interaction, Query
+from service.pipeline.repeats import Repeats
 
 
 class LastKnown:
-    """The last good embeddings and the last known histories. For the event loop.
+    """The last good embeddings, the last known histories and the last answers. For the event loop.
 
     Args:
-        max_bytes: Of all together, half for each; 0 keeps nothing.
+        max_bytes: Of all together, a third for each; 0 keeps nothing.
         max_age_seconds: Older ones are dropped.
         became_visible: Is told how long acknowledged events took to be seen by an answer.
     """
@@ -22,8 +23,9 @@ class LastKnown:
         self, *, max_bytes: int, max_age_seconds: float, became_visible: Callable[[float], None] | None = None
     ) -> None:
         self.visibility = EventVisibility(became_visible)
-        self.embeddings = LastEmbeddings(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
-        self.histories = LastHistories(max_bytes=max_bytes // 2, max_age_seconds=max_age_seconds)
+        self.embeddings = LastEmbeddings(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
+        self.histories = LastHistories(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
+        self.repeats = Repeats(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
         self._num_forgotten = 0
 
     @property
@@ -33,7 +35,11 @@ class LastKnown:
 
     def kept_bytes(self) -> dict[str, int]:
         """What is kept takes, about."""
-        return {"embeddings": self.embeddings.num_bytes, "histories": self.histories.num_bytes}
+        return {
+            "embeddings": self.embeddings.num_bytes,
+            "histories": self.histories.num_bytes,
+            "answers": self.repeats.num_bytes,
+        }
 
     def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
         """Adds interactions that the history store has acknowledged."""
@@ -51,6 +57,7 @@ class LastKnown:
         return {
             "last_embeddings": self.embeddings.forget(owner_hash),
             "last_histories": self.histories.forget(owner_hash),
+            "last_answers": self.repeats.forget(owner_hash),
         }
 
     def forget_all(self) -> None:
@@ -58,6 +65,7 @@ class LastKnown:
         self._num_forgotten += 1
         self.embeddings.forget_all()
         self.histories.forget_all()
+        self.repeats.forget_all()
         self.visibility.forget_all()
 
 

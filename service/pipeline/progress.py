@@ -11,6 +11,7 @@ from model_store.user_encoder import History
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.constraints import Admissible, admissible_items
 from service.pipeline.deadline import Deadline
+from service.pipeline.known_history import known_history
 from service.pipeline.query import Interaction, Query, StepNote, Timing
 from service.pipeline.segments import Segments
 from service.sessions.hidden_set import NOTHING_HIDDEN, HiddenItems
@@ -29,8 +30,8 @@ class Progress:
         num_erasures: Users erased until the history was read.
         num_forgotten: Users and sessions that this process was told to forget until then.
         interactions: The history, oldest first: the one in the request, else the stored one, else the last known one.
+        history_version: Of the stored history; None where it is none, or one of several owners.
         is_current: False where the stored history could not be read. The model is not asked then.
-        history: What of it is in the catalogue.
         hidden: What operators have hidden.
         timing: Seconds per step.
         warnings: For the caller; each begins with its code and a colon.
@@ -48,8 +49,8 @@ class Progress:
     num_erasures: int = 0
     num_forgotten: int = 0
     interactions: Sequence[Interaction] = ()
+    history_version: bytes | None = None
     is_current: bool = True
-    history: History = field(default_factory=lambda: History(np.empty(0, np.int64), np.empty(0, np.int64)))
     hidden: HiddenItems = NOTHING_HIDDEN
     timing: Timing = field(default_factory=Timing)
     warnings: list[str] = field(default_factory=list)
@@ -80,6 +81,11 @@ class Progress:
         self.fallback_reason = self.fallback_reason or reason
         if warning is not None:
             self.warnings.append(f"{reason}: {warning}")
+
+    @cached_property
+    def history(self) -> History:
+        """What of the interactions is in the catalogue; look at it once they are known."""
+        return known_history(self.served.catalogue, self.interactions)
 
     @property
     def read_items(self) -> np.ndarray:

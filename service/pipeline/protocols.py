@@ -68,12 +68,16 @@ class ModelQueue(Protocol):
 class HistoryReader(Protocol):
     """Where stored histories are read."""
 
-    async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
-        """Reads one user's history, oldest first."""
+    async def read(
+        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one user's history, oldest first, unless it is known already."""
         ...
 
-    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
-        """Reads one session's history, oldest first."""
+    async def read_session(
+        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one session's history, oldest first, unless it is known already."""
         ...
 
 

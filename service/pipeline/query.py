@@ -46,7 +46,8 @@ class StepNote:
 
     Attributes:
         step: ``history``, ``generate``, ``model``, or a step that ``source`` may name.
-        reason: Why it did not answer; ``answered`` for the one that did. A few fixed words.
+        reason: Why it did not answer; ``answered`` for the one that did, ``repeated`` where that was the
+            answer before. A few fixed words.
     """
 
     step: str

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from model_store.event_log import Owner
 from service.engine.user_embeddings import Aged
 from service.errors import HistoryUnavailable
-from service.pipeline.known_history import in_order, known_history
+from service.pipeline.known_history import ReadHistory, in_order
 from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
 from service.pipeline.protocols import HistoryReader
@@ -36,7 +36,7 @@ class HistorySource:
         self._answered_last = True
 
     async def read(self, progress: Progress) -> None:
-        """Sets ``interactions``, ``history`` and ``is_current``.
+        """Sets ``interactions``, ``history_version`` and ``is_current``.
 
         Raises:
             HistoryUnavailable: The stored history cannot be read, and nothing is to be served without it.
@@ -49,16 +49,15 @@ class HistorySource:
             started = time.perf_counter()
             await self._read_stored(progress, owners)
             progress.timing.history = time.perf_counter() - started
-        progress.history = known_history(progress.served.catalogue, progress.interactions)
-        _warn_of_unknown(progress)
 
     async def _read_stored(self, progress: Progress, owners: Sequence[Owner]) -> None:
         share = _SHARE if self._answered_last or progress.query.min_event_token else _SHARE_AFTER_FAILURE
         budget = max(share * progress.deadline.left, 0.0) if self._falls_back else None
         asked_at = self._last_known.histories.now()
+        known = [self._last_known.histories.last_read(owner) for owner in owners]
         try:
             async with asyncio.timeout(budget):
-                stored = [await self._read(progress, owner) for owner in owners]
+                stored = [await self._read(progress, *one) for one in zip(owners, known, strict=True)]
         except (HistoryUnavailable, TimeoutError) as error:
             self._answered_last = False
             if not self._falls_back:
@@ -68,17 +67,26 @@ class HistorySource:
         self._answered_last = True
         if all(one.includes_token is False for one in stored):
             progress.warnings.append("event_token_unknown: the batch of min_event_token is not in this user's history")
-        histories = [
-            [Interaction(event.item_id, event.timestamp, event.type) for event in one.events] for one in stored
-        ]
-        if progress.num_forgotten == self._last_known.num_forgotten:
-            for owner, interactions in zip(owners, histories, strict=True):
-                self._last_known.histories.keep(owner, interactions, asked_at=asked_at)
+        histories = []
+        for owner, last, one in zip(owners, known, stored, strict=True):
+            if last is not None and one.is_unchanged:
+                interactions, history = last.interactions(), last
+            else:
+                interactions = [Interaction(event.item_id, event.timestamp, event.type) for event in one.events]
+                history = ReadHistory.of(interactions, one.version)
+            histories.append(interactions)
+            if progress.num_forgotten == self._last_known.num_forgotten:
+                self._last_known.histories.keep(owner, history, asked_at=asked_at)
         progress.interactions = _together(histories)
+        progress.history_version = stored[0].version if len(stored) == 1 else None
 
-    async def _read(self, progress: Progress, owner: Owner) -> StoredHistory:
+    async def _read(self, progress: Progress, owner: Owner, last: ReadHistory | None) -> StoredHistory:
         read = self._histories.read_session if owner.is_session else self._histories.read
-        return await read(owner.id, event_token=progress.query.min_event_token)
+        return await read(
+            owner.id,
+            event_token=progress.query.min_event_token,
+            known_version=None if last is None else last.version,
+        )
 
     def _use_last_known(self, progress: Progress, owners: Sequence[Owner]) -> None:
         last = [kept for owner in owners if (kept := self._last_known.histories.last(owner)) is not None]
@@ -105,7 +113,8 @@ def _said(last: Sequence[Aged[Sequence[Interaction]]], interactions: Sequence[In
     )
 
 
-def _warn_of_unknown(progress: Progress) -> None:
+def warn_of_unknown(progress: Progress) -> None:
+    """Says how much of the history no model can read."""
     num_items = len(progress.interactions)
     num_unknown = num_items - len(progress.history.item_indices)
     if num_unknown:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from service.errors import DeadlineExceeded
+from service.pipeline.answering import Answered
 from service.pipeline.asking import ModelAsker
 from service.pipeline.choosing import Chooser
 from service.pipeline.constraints import NothingHidden, check_query
@@ -20,7 +21,7 @@ from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
 from service.pipeline.protocols import BlockingRunner, DecisionSink, HiddenReader, HistoryReader, ModelQueue
 from service.pipeline.query import SOURCE_MODEL, SOURCE_RETRIEVE, Query, Recommendation
-from service.pipeline.reading import HistorySource
+from service.pipeline.reading import HistorySource, warn_of_unknown
 from service.pipeline.segments import Segments, check_segment
 
 # What operators have hidden may take this share of a request's time to read; then the last known set holds.
@@ -124,8 +125,7 @@ class Recommender:
         progress.warnings.extend([choice.warning] if choice.warning else [])
         hidden = self._hidden.current(within=_HIDDEN_SHARE * query.timeout_seconds)
         progress.hidden, _ = await asyncio.gather(hidden, self._source.read(progress))
-        view = await self._model.ask(progress)
-        answered, progress = await self._ladder.answer(progress, view)
+        answered, progress = await self._answer(progress)
         if progress.deadline.left < 0:
             progress.warnings.append(
                 f"late: it took longer than {query.timeout_seconds * 1_000:.0f} ms, as this machine is busy"
@@ -151,3 +151,17 @@ class Recommender:
             self._last_known.visibility.answered(owners_of(query), progress.interactions)
         self._decisions.record(decision_of(progress, recommendation))
         return recommendation
+
+    async def _answer(self, progress: Progress) -> tuple[Answered, Progress]:
+        """The answer, and the progress that it was made with; the one before where the same was asked before."""
+        repeats, owners = self._last_known.repeats, owners_of(progress.query)
+        key = repeats.key_of(progress)
+        if key is not None and (repeat := repeats.of(owners[0], key)) is not None:
+            return repeat.give(progress), progress
+        num_warnings = len(progress.warnings)
+        warn_of_unknown(progress)
+        view = await self._model.ask(progress)
+        answered, progress = await self._ladder.answer(progress, view)
+        if key is not None and self._last_known.num_forgotten == progress.num_forgotten:
+            repeats.keep(owners[0], key, answered, progress, num_warnings=num_warnings)
+        return answered, progress

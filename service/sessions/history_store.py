@@ -51,10 +51,14 @@ class StoredHistory:
         events: Oldest first: by timestamp, then by arrival.
         includes_token: Whether the batch that an event token names is counted in; None when none was asked
             for.
+        version: Equal for equal events in the same order, and for no others that will ever be met.
+        is_unchanged: The history still has the version that the caller knows, so ``events`` is left empty.
     """
 
     events: Sequence[Event] = ()
     includes_token: bool | None = None
+    version: bytes | None = None
+    is_unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +114,15 @@ class HistoryStore(Protocol):
         """Adds events durably; when it returns, the next ``read`` counts them in."""
         ...
 
-    async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
+    async def read(
+        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
         """Reads one user's history; an unknown user has an empty one."""
         ...
 
-    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
+    async def read_session(
+        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
         """Reads one session's history; an unknown session has an empty one."""
         ...
 

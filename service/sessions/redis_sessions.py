@@ -6,9 +6,11 @@ at whichever moment, in a cluster as on a single server.
 """
 
 import asyncio
+import hashlib
 import logging
 import math
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -139,23 +141,27 @@ class RedisHistoryStore:
         length, *is_new = await self._calls.run(self._append_script, keys, *settings, owner.field, owner.id, *triples)
         return None if length == _LOG_FULL else [bool(one) for one in is_new]
 
-    async def read(self, user_id: str, *, event_token: str | None = None) -> StoredHistory:
-        """Reads one user's history, oldest first.
+    async def read(
+        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one user's history, oldest first; events of a version that the caller knows are not parsed again.
 
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        return await self._read(Owner(user_id), event_token)
+        return await self._read(Owner(user_id), event_token, known_version)
 
-    async def read_session(self, session_id: str, *, event_token: str | None = None) -> StoredHistory:
-        """Reads one session's history, oldest first.
+    async def read_session(
+        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one session's history, oldest first; the same as ``read``.
 
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        return await self._read(Owner(session_id, is_session=True), event_token)
+        return await self._read(Owner(session_id, is_session=True), event_token, known_version)
 
-    async def _read(self, owner: Owner, event_token: str | None) -> StoredHistory:
+    async def _read(self, owner: Owner, event_token: str | None, known_version: bytes | None) -> StoredHistory:
         async with self._calls.calling("read a history"), self._calls.slot() as client:
             # The token first: a batch that is known then is certainly in the history read after it.
             includes_token = None
@@ -163,7 +169,10 @@ class RedisHistoryStore:
                 score = await client.zscore(owner_key(owner, "event_ids"), f"t{event_token}")
                 includes_token = score is not None
             rows: Any = await client.zrange(owner_key(owner, "history"), 0, -1, withscores=True)
-        return StoredHistory(events=tuple(_events(owner, rows)), includes_token=includes_token)
+        version = _version(rows)
+        is_unchanged = version == known_version
+        events = () if is_unchanged else tuple(_events(owner, rows))
+        return StoredHistory(events, includes_token, version, is_unchanged)
 
     async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
         """Moves a session's events into a user's history.
@@ -243,6 +252,14 @@ class RedisHistoryStore:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._calls.client.aclose()
+
+
+def _version(rows: Sequence[tuple[bytes, float]]) -> bytes:
+    """Of what Redis keeps, so that nothing has to be parsed for it; lengths, as members may contain anything."""
+    digest = hashlib.blake2b(array("q", [len(member) for member, _ in rows]).tobytes(), digest_size=16)
+    digest.update(array("d", [score for _, score in rows]).tobytes())
+    digest.update(b"".join([member for member, _ in rows]))
+    return digest.digest()
 
 
 def _payload(event: Event) -> bytes:

@@ -1,6 +1,7 @@
 """The request path machine's requests: alone, many at once, and page after page; every answer is checked."""
 
 import time
+from collections import deque
 from random import Random
 from typing import Any, ClassVar
 
@@ -16,6 +17,9 @@ from tests.service.machine_shop import Shop, World
 HUNG_MS = 200
 NUM_AT_ONCE = 20
 NUM_AFTER_EACH = 3
+# This share of the requests are earlier ones once more, of so many.
+_AGAIN = 0.3
+_NUM_ASKED = 12
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -53,17 +57,25 @@ class Asking(RuleBasedStateMachine):
             {kind: {bundle_id} for kind, bundle_id in self.world.first.items()},
         )
         self.checker = Checker(self.world, self.model, self.tally)
+        self.asked: deque[dict[str, Any]] = deque(maxlen=_NUM_ASKED)
         self.clock = 0
         self.soon = int(time.time()) - 20_000
 
     def _requests(self, random: Random, number: int) -> list[dict[str, Any]]:
+        return [self._request(random) for _ in range(number)]
+
+    def _request(self, random: Random) -> dict[str, Any]:
         longest = HUNG_MS if self.shop.redis_state == "hung" else None
-        requests = [random_request(random, self.users, self.sessions, longest_ms=longest) for _ in range(number)]
-        for body in requests:
-            people = self.model.people(body)
-            if len(people) == 1 and people[0].tokens and random.random() < 0.3:
-                body["min_event_token"] = people[0].tokens[-1]
-        return requests
+        body = random_request(random, self.users, self.sessions, longest_ms=longest)
+        if self.asked and random.random() < _AGAIN:
+            # what was asked before is asked again, whatever has happened since
+            patience = {name: body[name] for name in ("timeout_ms",) if name in body}
+            body = random.choice(self.asked) | patience
+        self.asked.append(body)
+        people = self.model.people(body)
+        if len(people) == 1 and people[0].tokens and random.random() < 0.3:
+            return {**body, "min_event_token": people[0].tokens[-1]}
+        return body
 
     def _recommend(self, random: Random, number: int) -> None:
         requests = self._requests(random, number)

@@ -35,6 +35,7 @@ class Tally:
         num_swaps: Of bundles.
         num_merges: Of sessions with events into users.
         num_whole_lists: That were read page by page to their end.
+        num_repeated: Answers that were those of an earlier request.
         reasons: Of what was needless.
         failures: What an example ended with. Hypothesis says nothing of one that comes and goes with the time of day
             but that its data are inconsistent.
@@ -51,6 +52,7 @@ class Tally:
     num_swaps: int = 0
     num_merges: int = 0
     num_whole_lists: int = 0
+    num_repeated: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)

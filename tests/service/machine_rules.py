@@ -34,6 +34,7 @@ class RequestPath(People):
             if isinstance(failure, Exception) and not isinstance(failure, HypothesisException):
                 self.tally.failures.append(f"{type(failure).__name__}: {failure}")
             self.shop.set_redis("up")
+            self.tally.num_repeated += self.shop.num_repeated()
             self.shop.close()
 
     # hidden items

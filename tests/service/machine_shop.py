@@ -238,6 +238,11 @@ class Shop:
 
         return self._runner.run(all_of_them())
 
+    def num_repeated(self) -> int:
+        """Answers so far that were those of an earlier request, by the service's own count."""
+        labels = {"step": "model", "reason": "repeated"}
+        return int(self.service.metrics.registry.get_sample_value("hatstand_ladder_steps_total", labels) or 0)
+
     @property
     def is_whole(self) -> bool:
         """Whether nothing is broken."""

@@ -53,17 +53,20 @@ class Shelf:
         for item_id in item_ids:
             events.append(Event(f"e{len(events)}", None, item_id, 10 * len(events) + 15, session_id=session_id))
 
-    async def read(self, user_id: str, **_: Any) -> StoredHistory:
-        return self._read(self.users, user_id)
+    async def read(self, user_id: str, *, known_version: bytes | None = None, **_: Any) -> StoredHistory:
+        return self._read(self.users, user_id, known_version)
 
-    async def read_session(self, session_id: str, **_: Any) -> StoredHistory:
-        return self._read(self.sessions, session_id)
+    async def read_session(self, session_id: str, *, known_version: bytes | None = None, **_: Any) -> StoredHistory:
+        return self._read(self.sessions, session_id, known_version)
 
-    def _read(self, shelf: dict[str, list[Event]], owner: str) -> StoredHistory:
+    def _read(self, shelf: dict[str, list[Event]], owner: str, known_version: bytes | None) -> StoredHistory:
         self.num_reads += 1
         if self.is_down:
             raise HistoryUnavailable("it is away")
-        stored = StoredHistory(list(shelf.get(owner, [])))
+        events = list(shelf.get(owner, []))
+        version = repr(events).encode()
+        is_unchanged = version == known_version
+        stored = StoredHistory([] if is_unchanged else events, version=version, is_unchanged=is_unchanged)
         self.on_read(owner)
         return stored
 

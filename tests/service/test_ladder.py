@@ -432,7 +432,7 @@ async def test_who_is_forgotten_while_the_model_reads_their_history_is_not_remem
     await asked
     await _until(lambda: batcher.last_encoded > started)
     await asyncio.sleep(0.02)
-    assert last_known.kept_bytes() == {"embeddings": 0, "histories": 0}
+    assert last_known.kept_bytes() == {"embeddings": 0, "histories": 0, "answers": 0}
 
 
 def _events(user_id: str, number: int) -> list[Any]:

@@ -125,6 +125,35 @@ async def test_an_erased_user_is_gone_and_the_receipt_says_what_was_there(addres
     }
 
 
+async def test_a_history_that_is_known_is_not_parsed_again_and_any_other_is(address: Address) -> None:
+    user, other = _user(), _user()
+    async with opened(address, RetentionLimits(max_events=3)) as store:
+        versions = [(await store.read(user)).version]
+
+        async def changed() -> None:
+            read = await store.read(user, known_version=versions[-1])
+            assert not read.is_unchanged
+            assert read.events == (await store.read(user)).events
+            again = await store.read(user, known_version=read.version)
+            assert (again.is_unchanged, again.events, again.version) == (True, (), read.version)
+            assert read.version not in versions
+            versions.append(read.version)
+
+        for event in (_event(user, "b", 20), _event(user, "a", 10), _event(user, "c", 20)):  # the second one is late
+            await store.append([event])
+            await changed()
+        await store.append([_event(user, "a", 99)])  # known
+        assert (await store.read(user, known_version=versions[-1])).is_unchanged
+        await store.append([_event(user, "d", 30)])  # the oldest one goes
+        await changed()
+        # the same things happened to somebody else, in another order of arrival
+        await store.append([_event(other, "c", 20), _event(other, "b", 20), _event(other, "d", 30)])
+        assert not (await store.read(other, known_version=versions[-1])).is_unchanged
+        await store.erase(user)
+        assert (await store.read(user, known_version=versions[-1])).events == ()
+        assert (await store.read(user)).version == versions[0]
+
+
 async def test_a_token_is_known_to_its_users_only(address: Address) -> None:
     user, other = _user(), _user()
     async with opened(address) as store:

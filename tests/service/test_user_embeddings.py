@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from model_store.event_log import Owner
 from model_store.user_encoder import History
 from service.engine.user_embeddings import AgedCache, LastEmbeddings, fingerprint
-from service.pipeline.known_history import LastHistories
+from service.pipeline.known_history import LastHistories, ReadHistory
 from service.pipeline.last_known import LastKnown
 from service.pipeline.query import Interaction
 
@@ -150,12 +150,16 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
     clock.now = 1.0
     kept.add(ANNA, [Interaction("i9", 9, "view"), Interaction("i3", 3, "view")])
     # read before i9 and i3 came; i3 it saw nevertheless
-    kept.keep(ANNA, [Interaction("i2", 2, "click"), Interaction("i3", 3, "view")], asked_at=asked_at)
+    read = [Interaction("i2", 2, "click"), Interaction("i3", 3, "view")]
+    kept.keep(ANNA, ReadHistory.of(read, b"version"), asked_at=asked_at)
+    assert kept.last_read(ANNA).version == b"version"  # type: ignore[union-attr]
+    assert kept.last_read(ANNA).interactions() == read  # type: ignore[union-attr]
     last = kept.last(ANNA)
     assert last is not None
     assert last.value == [Interaction("i2", 2, "click"), Interaction("i3", 3, "view"), Interaction("i9", 9, "view")]
     clock.now = 2.0
-    kept.keep(ANNA, [Interaction("i5", 5)], asked_at=1.5)
+    kept.keep(ANNA, ReadHistory.of([Interaction("i5", 5)]), asked_at=1.5)
+    assert kept.last_read(ANNA) is None  # nobody said which version that is
     assert _ids(kept.last(ANNA).value) == ["i5"]  # type: ignore[union-attr]
     assert kept.forget(ANNA.hash) == 1
     assert kept.last(ANNA) is None
@@ -169,13 +173,27 @@ def test_many_small_reports_stay_whole() -> None:
     assert kept.last(ANNA) is None
 
 
+def test_what_was_read_is_told_from_what_was_reported_and_is_never_a_part() -> None:
+    kept = LastHistories(max_bytes=1 << 22, max_age_seconds=100)
+    kept.add(ANNA, [Interaction("i1", 1)])
+    assert kept.last_read(ANNA) is None
+    twice = [Interaction("i1", 1, "view"), Interaction("i1", 1, "view")]
+    kept.keep(ANNA, ReadHistory.of(twice, b"a"), asked_at=kept.now())
+    assert kept.last_read(ANNA).interactions() == twice  # type: ignore[union-attr]
+    kept.add(ANNA, [Interaction("i2", 2)])
+    assert kept.last_read(ANNA).interactions() == twice  # type: ignore[union-attr]
+    long = [Interaction(f"i{number}", number) for number in range(10_001)]
+    assert ReadHistory.of(long[:-1], b"a").version == b"a"
+    assert ReadHistory.of(long, b"a").version is None
+
+
 def test_forgetting_somebody_reaches_everything_and_is_counted() -> None:
     known = LastKnown(max_bytes=1 << 20, max_age_seconds=100)
     known.embeddings.keep(ANNA, "b1", _vector(1), b"f")
     known.embeddings.keep(SESSION, "b1", _vector(2), b"f")
     known.add(ANNA, [Interaction("i1", 1), Interaction("i2", 2)])
-    assert known.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2}
+    assert known.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2, "last_answers": 0}
     assert known.num_forgotten == 1
-    assert known.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0}
+    assert known.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0, "last_answers": 0}
     assert known.embeddings.last(SESSION, "b1") is not None
     assert known.kept_bytes()["histories"] == 0
