@@ -239,7 +239,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_048_576,
-            description="MiB for last embeddings, histories and answers of users: for when the model or Redis cannot answer, or all is as before",
+            description="MiB for last embeddings, histories and answers of users: for when the model or Redis cannot "
+            "answer, or all is as before",
         ),
     ] = 64
     last_known_max_age_seconds: Annotated[
