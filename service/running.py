@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,9 +48,6 @@ LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SEARCH_THREADS = 2
-# A thread that waits for the interpreter asks for it after so long. A forward pass gives it up a few hundred times, and
-# beside a busy event loop waits each time: with Python's default of 5 ms, a pass of 30 ms takes two seconds.
-_TURN_SECONDS = 0.0001
 _SECONDS_PER_DAY = 86_400
 _SECONDS_PER_HOUR = 3_600
 _MIB = 2**20
@@ -206,7 +202,6 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
     scenarios = Scenarios() if settings.scenarios is None else Scenarios.load(settings.scenarios)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    sys.setswitchinterval(_TURN_SECONDS)
     async with AsyncExitStack() as stack:
         redis_url = _redis_url(settings, stack)
         histories = _open_histories(redis_url, settings)

@@ -18,6 +18,7 @@ from model_store.errors import ArtifactNotFound, HatstandError
 from model_store.store import LivePointer, ModelStore
 from service.engine.loading import Loader, free_in_slices, in_own_thread
 from service.engine.served_bundle import ServedBundle
+from service.engine.turns import short_turns
 from service.errors import BundleRefused, InvalidRequest, NotFound, NotReady
 
 LOGGER = logging.getLogger(__name__)
@@ -235,7 +236,8 @@ class LiveBundles:
         """Loads one bundle and switches to it; what went wrong, or None."""
         started = time.monotonic()
         try:
-            served = await in_own_thread(lambda: self._loader.open(bundle_id), name="hatstand-loader")
+            with short_turns():
+                served = await in_own_thread(lambda: self._loader.open(bundle_id), name="hatstand-loader")
         except Exception as error:
             # A boundary: whatever is wrong with a new bundle, the old one goes on.
             return self._refuse(kind, bundle_id, error)

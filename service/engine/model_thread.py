@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from service.engine.turns import short_turns
 from service.errors import ModelUnavailable, NotReady
 
 LOGGER = logging.getLogger(__name__)
@@ -140,7 +141,8 @@ class ModelThread:
         job.started_at = time.monotonic()
         self._running = job
         try:
-            value = job.work()
+            with short_turns():
+                value = job.work()
         except Exception as error:
             # A thread boundary: whoever waits must be told, whatever it was.
             job.answer.set_exception(error)
