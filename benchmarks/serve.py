@@ -3,8 +3,9 @@
 A real service with its embedded Redis, on a store with a bundle of each kind (random weights of the wanted shape,
 unless ``--store`` names one), is asked over loopback by a client in a process of its own:
 
-- *cached*: the user's embedding is the one of the last request, so no model runs. Floor: an empty FastAPI route that
-  returns as many bytes (``ratio_to_http_floor``);
+- *cached*: the user's embedding is the one of the last request, so no model runs, but a search does. Floor: an empty
+  FastAPI route that returns as many bytes (``ratio_to_http_floor``);
+- *repeated*: the question is that of the last request, too, so that no search runs either. The same floor;
 - *uncached*: users who were never seen, whose history is in Redis, so the model reads all of it. Floor: the same
   encoder and index in a process without HTTP and Redis, in batches of the size that the service ran
   (``ratio_to_floor``);
@@ -42,12 +43,13 @@ from benchmarks.serve_processes import serving
 from benchmarks.serve_report import judged, rounded
 from benchmarks.serve_store import Served, Shape, copy_store, make_store, served_kinds
 from benchmarks.serve_swaps import measure_swaps
-from benchmarks.serve_traffic import Cached, OneNewEvent, PlainHistories, Repeated, Uncached
+from benchmarks.serve_traffic import Cached, OneNewEvent, PlainHistories, Repeated, SameQuestion, Uncached
 from model_store.errors import InvalidInput
 from model_store.store import ModelStore
 from offline import job
 
 _WITH_KEPT_STATES = "hatllm"
+_CACHED = {"cached": Cached, "repeated": SameQuestion}
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -98,7 +100,8 @@ class Run:
         return judged(workloads, http_floors=floors, swaps=swaps, peers=peers)
 
     def _workloads(self, served: Served, worker: ForwardFloor) -> dict[str, dict[str, Any]]:
-        done = {"cached": self._cached(served), "uncached": self._encoded(served, worker, grows=False)}
+        done = {name: self._cached(served, name) for name in _CACHED}
+        done["uncached"] = self._encoded(served, worker, grows=False)
         if served.kind == _WITH_KEPT_STATES:
             done["one_new_event"] = self._encoded(served, worker, grows=True)
         return done
@@ -116,9 +119,9 @@ class Run:
             "ratio_to_floor": statistics.median(ratios),
         }
 
-    def _cached(self, served: Served) -> dict[str, Any]:
-        say(f"{served.kind}, cached")
-        figures, rounds = measure(self._service, Cached(self._service, served), self._budget)
+    def _cached(self, served: Served, name: str) -> dict[str, Any]:
+        say(f"{served.kind}, {name}")
+        figures, rounds = measure(self._service, _CACHED[name](self._service, served), self._budget)
         return figures | {"answer": rounds.steady[-1].sample}
 
     def _http_floors(self, workloads: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:
@@ -126,7 +129,8 @@ class Run:
         say("HTTP floors")
         answer = self._folder / "answer.json"
         for workload in workloads.values():
-            answer.write_text(workload["cached"].pop("answer"))
+            for name in _CACHED:
+                answer.write_text(workload[name].pop("answer"))
         floors = {"answer_bytes": float(answer.stat().st_size)}
         command = ["-m", "benchmarks.serve_http_floor", str(answer)]
         with serving(command, log_path=self._folder / "http.log", ready_path="/readyz") as server:

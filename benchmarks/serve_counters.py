@@ -36,6 +36,13 @@ def encoded_share(growth: Growth, loads: list[Load]) -> float:
     return growth[("hatstand_batch_users_sum", frozenset())] / sum(len(load.latency_ms) for load in loads)
 
 
+def repeated_share(growth: Growth, loads: list[Load]) -> float:
+    """Answers that were those of an earlier request, of all operations."""
+    labels = frozenset({("step", "model"), ("reason", "repeated")})
+    repeated = growth.get(("hatstand_ladder_steps_total", labels), 0.0)
+    return repeated / sum(len(load.latency_ms) for load in loads)
+
+
 def stages_ms(growth: Growth, loads: list[Load]) -> dict[str, float]:
     """Where the time goes, in ms of the average operation; what no stage covers has a line of its own.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from benchmarks.serve_counters import Growth, add, batch_users, encoded_share, stages_ms, watched
+from benchmarks.serve_counters import Growth, add, batch_users, encoded_share, repeated_share, stages_ms, watched
 from benchmarks.serve_floors import ForwardFloor, Task
 from benchmarks.serve_load import Load, Plan, send
 from benchmarks.serve_processes import Server
@@ -138,6 +138,7 @@ def measure(
     if steady_growth:
         figures["batch_users_at_saturation"] = batch_users(batch_growth)
         figures["encoded_share"] = encoded_share(batch_growth, rounds.saturation)
+        figures["repeated_share"] = repeated_share(batch_growth, rounds.saturation)
         figures["stages_ms"] = stages_ms(steady_growth, rounds.steady)
         cpu = batch_growth[("process_cpu_seconds_total", frozenset())]
         figures["service_cpu_ms"] = 1_000 * cpu / sum(len(load.latency_ms) for load in rounds.saturation)

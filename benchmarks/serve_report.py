@@ -62,12 +62,12 @@ def rounded(value: Any) -> Any:
 
 def _complete(of_kind: dict[str, Figures], http_floors: Mapping[str, float]) -> None:
     """Adds what needs more than one workload."""
-    cached = of_kind["cached"]
-    cached["ratio_to_http_floor"] = cached["throughput_per_s"] / http_floors["empty_per_s"]
-    cached["ratio_to_typed_http_floor"] = cached["throughput_per_s"] / http_floors["typed_per_s"]
     for one in of_kind.values():
-        if "floor_per_s" in one:
-            one["model_times_rest"] = cached["throughput_per_s"] / one["floor_per_s"]
+        if "floor_per_s" not in one:
+            one["ratio_to_http_floor"] = one["throughput_per_s"] / http_floors["empty_per_s"]
+            one["ratio_to_typed_http_floor"] = one["throughput_per_s"] / http_floors["typed_per_s"]
+        else:
+            one["model_times_rest"] = of_kind["cached"]["throughput_per_s"] / one["floor_per_s"]
             one["model_dominates"] = one["model_times_rest"] >= _DOMINATES
 
 

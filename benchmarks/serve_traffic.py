@@ -70,19 +70,32 @@ class _ServiceTraffic:
         return user_ids
 
 
-class Cached(_ServiceTraffic):
-    """Users whose embedding has not changed since their last request: no model runs."""
+class SameQuestion(_ServiceTraffic):
+    """Users who ask what they have asked before: neither a model nor a search runs."""
 
     def __init__(self, server: Server, served: Served) -> None:
         super().__init__(server, served)
         self._user_ids = self.new_users(POOL_USERS)
+        self._posts = [self.recommend(user_id) for user_id in self._user_ids]
+        for path, body in self._posts:
+            server.post(path, json.loads(body))
 
     def prepare(self, number: int) -> list[Operation]:  # noqa: ARG002
-        """One for each user, after each has been asked for once."""
-        posts = [self.recommend(user_id) for user_id in self._user_ids]
-        for path, body in posts:
-            self.server.post(path, json.loads(body))
-        return [[post] for post in posts]
+        """One for each user."""
+        return [[post] for post in self._posts]
+
+
+class Cached(SameQuestion):
+    """Users whose embedding has not changed, but their question has: no model runs, and all the rest does."""
+
+    def prepare(self, number: int) -> list[Operation]:
+        """As many as that, users taking turns."""
+        return [[self._without_one(self._user_ids[turn % POOL_USERS])] for turn in range(number)]
+
+    def _without_one(self, user_id: str) -> Post:
+        """Asks for any items but one, a different one each time."""
+        path, body = self.recommend(user_id)
+        return path, json.dumps({**json.loads(body), "exclude_item_ids": [self._chance.choice(self.served.item_ids)]})
 
 
 class Uncached(_ServiceTraffic):

@@ -74,9 +74,14 @@ def test_percentiles_are_of_what_was_measured() -> None:
 
 def test_the_report_puts_the_worst_first_and_judges_a_small_model_by_nothing() -> None:
     cached = {"throughput_per_s": 1_000.0, "p50_ms": 1.0, "p99_ms": 2.0, "p99_over_p50": 2.0}
+    faster = {**cached, "throughput_per_s": 3_000.0}
     uncached = {"p50_ms": 10.0, "p99_ms": 40.0, "p99_over_p50": 4.0, "throughput_per_s": 90.0}
     workloads = {
-        "hllm": {"cached": dict(cached), "uncached": {**uncached, "floor_per_s": 100.0, "ratio_to_floor": 0.9}},
+        "hllm": {
+            "cached": dict(cached),
+            "repeated": faster,
+            "uncached": {**uncached, "floor_per_s": 100.0, "ratio_to_floor": 0.9},
+        },
         "hatllm": {"cached": dict(cached), "uncached": {**uncached, "floor_per_s": 600.0, "ratio_to_floor": 0.15}},
     }
     floors = {"empty_per_s": 4_000.0, "typed_per_s": 2_000.0}
@@ -89,6 +94,7 @@ def test_the_report_puts_the_worst_first_and_judges_a_small_model_by_nothing() -
         "swap_p99_ratio": False,
     }
     assert (figures["ratio_to_floor"], figures["ratio_to_http_floor"], figures["swap_p99_ratio"]) == (0.9, 0.25, 1.6)
+    assert figures["workloads"]["hllm"]["repeated"]["ratio_to_http_floor"] == 0.75
     assert "ratio_to_floor" not in figures["workloads"]["hatllm"]["uncached"]["met"]
     assert figures["litserve"]["hllm"]["throughput_ratio"] == 1.5
     assert rounded({"a": [1], "b": {"c": 1.23456}}) == {"a": [1], "b": {"c": 1.235}}
@@ -109,12 +115,13 @@ def test_the_serving_benchmark_prints_its_figures_with_their_targets() -> None:
     assert len(done.stdout.splitlines()) == 1
     figures = json.loads(done.stdout)
     assert figures["targets"].keys() == figures["met"].keys()
-    assert figures["workloads"]["hllm"].keys() == {"cached", "uncached"}
-    assert figures["workloads"]["hatllm"].keys() == {"cached", "uncached", "one_new_event"}
+    assert figures["workloads"]["hllm"].keys() == {"cached", "repeated", "uncached"}
+    assert figures["workloads"]["hatllm"].keys() == {"cached", "repeated", "uncached", "one_new_event"}
     for of_kind in figures["workloads"].values():
         for name, one in of_kind.items():
             assert one["failed"] == 0
-            assert one["encoded_share"] == (0 if name == "cached" else 1)
+            assert one["encoded_share"] == (0 if name in {"cached", "repeated"} else 1)
+            assert one["repeated_share"] == (1 if name == "repeated" else pytest.approx(0, abs=0.1))
             assert 0 < one["p50_ms"] <= one["p99_ms"]
             parts = [ms for stage, ms in one["stages_ms"].items() if stage != "all"]
             assert min(parts) >= 0
