@@ -66,7 +66,7 @@ class Person:
         self.told += new.values()
         self.events = sorted([*self.events, *new.values()], key=lambda event: (event.timestamp, event.arrival))
         self.tokens += [token] if token else []
-        if len(self.events) + len(self.maybe) >= MAX_EVENTS + _STEP and self.maybe:
+        if self._may_be_cut():
             self.is_vague = True
         surplus = len(self.events) - MAX_EVENTS
         if surplus >= _STEP:
@@ -92,10 +92,14 @@ class Person:
         self.is_vague = bool(self.maybe) and self.is_vague
 
     def certainly_kept(self) -> list[Reported]:
-        """The events that are in the history whatever became of the others."""
-        if self.is_vague:
+        """The events that are in the history whatever became, or becomes, of the others."""
+        if self.is_vague or self._may_be_cut():
             return self.events[-(MAX_EVENTS - len(self.maybe)) :] if len(self.maybe) < MAX_EVENTS else []
         return self.events
+
+    def _may_be_cut(self) -> bool:
+        """Whether the events that nobody acknowledged, or not yet, make some of the oldest ones go."""
+        return bool(self.maybe) and len(self.events) + len(self.maybe) >= MAX_EVENTS + _STEP
 
     def certainly_told(self) -> list[Reported]:
         """What the process knows without Redis; what was cut off there may be lost here with the next read."""
