@@ -22,7 +22,7 @@ from service.engine.served_bundle import ServedBundle
 from service.errors import Gone, InvalidRequest
 from service.pipeline.constraints import Admissible, admissible_items, check_attributes
 from service.pipeline.describing import fields_of
-from service.pipeline.protocols import BlockingRunner, BundleSource, HiddenReader, HistoryReader
+from service.pipeline.protocols import BlockingRunner, BundleSource, HiddenReader
 from service.pipeline.query import (
     DEFAULT_FIELDS,
     Assignment,
@@ -33,6 +33,7 @@ from service.pipeline.query import (
     ScenarioRef,
     Timing,
 )
+from service.sessions.history_store import HistoryReader
 
 _FORMAT = 1
 MAX_CURSOR_LENGTH = 256

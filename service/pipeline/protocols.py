@@ -9,7 +9,6 @@ from model_store.user_encoder import History, UserEncoder
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.decision import Decision
 from service.sessions.hidden_set import HiddenItems
-from service.sessions.history_store import StoredHistory
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -62,22 +61,6 @@ class ModelQueue(Protocol):
 
     async def run(self, work: Callable[[], T], *, deadline: float | None = None) -> RanWork[T]:
         """Runs ``work``; ``deadline`` as in ``encode``."""
-        ...
-
-
-class HistoryReader(Protocol):
-    """Where stored histories are read."""
-
-    async def read(
-        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
-    ) -> StoredHistory:
-        """Reads one user's history, oldest first, unless it is known already."""
-        ...
-
-    async def read_session(
-        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
-    ) -> StoredHistory:
-        """Reads one session's history, oldest first, unless it is known already."""
         ...
 
 

@@ -10,9 +10,8 @@ from service.errors import HistoryUnavailable
 from service.pipeline.known_history import ReadHistory, in_order
 from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
-from service.pipeline.protocols import HistoryReader
 from service.pipeline.query import Interaction
-from service.sessions.history_store import StoredHistory
+from service.sessions.history_store import HistoryReader, StoredHistory
 
 # The history store may use this share of a request's time, so that some is left for the other steps,
 _SHARE = 0.5

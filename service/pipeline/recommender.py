@@ -19,10 +19,11 @@ from service.pipeline.decision import NoDecisions, decision_of, recommendation_i
 from service.pipeline.ladder import Ladder
 from service.pipeline.last_known import LastKnown, owners_of
 from service.pipeline.progress import Progress
-from service.pipeline.protocols import BlockingRunner, DecisionSink, HiddenReader, HistoryReader, ModelQueue
+from service.pipeline.protocols import BlockingRunner, DecisionSink, HiddenReader, ModelQueue
 from service.pipeline.query import SOURCE_MODEL, SOURCE_RETRIEVE, Query, Recommendation
 from service.pipeline.reading import HistorySource, warn_of_unknown
 from service.pipeline.segments import Segments, check_segment
+from service.sessions.history_store import HistoryReader
 
 # What operators have hidden may take this share of a request's time to read; then the last known set holds.
 _HIDDEN_SHARE = 0.25

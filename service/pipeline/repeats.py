@@ -64,7 +64,6 @@ class Repeats:
     """
 
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._is_on = max_bytes > 0
         self._cache: AgedCache[str, dict[bytes, Repeat]] = AgedCache(
             max_bytes=max_bytes, max_age_seconds=max_age_seconds, clock=clock
         )
@@ -82,12 +81,10 @@ class Repeats:
         """
         query = progress.query
         # What is too old to count as seen depends on the time, and a list that goes on is kept for its pages already.
-        if not self._is_on or progress.history_version is None or query.seen_max_age_seconds is not None:
-            return None
-        if query.paginate or not progress.is_current:
+        if progress.history_version is None or query.seen_max_age_seconds is not None or query.paginate:
             return None
         digest = hashlib.blake2b(progress.history_version, digest_size=16)
-        names = (progress.served.bundle_id, progress.mode, progress.hidden.serial, progress.hidden.is_known)
+        names = (progress.served.bundle_id, progress.mode, progress.hidden.serial)
         digest.update(orjson.dumps((names, _question(query))))
         return digest.digest()
 

@@ -107,12 +107,8 @@ class ErasedStore:
     records: int
 
 
-class HistoryStore(Protocol):
-    """Keeps the newest interactions of users and sessions; each method raises HistoryUnavailable when it cannot."""
-
-    async def append(self, events: Sequence[Event]) -> AppendOutcome:
-        """Adds events durably; when it returns, the next ``read`` counts them in."""
-        ...
+class HistoryReader(Protocol):
+    """Where stored histories are read, oldest first; a history of ``known_version`` is not given again."""
 
     async def read(
         self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
@@ -124,6 +120,14 @@ class HistoryStore(Protocol):
         self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
     ) -> StoredHistory:
         """Reads one session's history; an unknown session has an empty one."""
+        ...
+
+
+class HistoryStore(HistoryReader, Protocol):
+    """Keeps the newest interactions of users and sessions; each method raises HistoryUnavailable when it cannot."""
+
+    async def append(self, events: Sequence[Event]) -> AppendOutcome:
+        """Adds events durably; when it returns, the next ``read`` counts them in."""
         ...
 
     async def merge(self, session_id: str, user_id: str) -> MergeOutcome:

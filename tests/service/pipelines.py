@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from model_store.bundle import open_bundle
+from model_store.generator import make_generator
 from model_store.index import build_index
+from model_store.store import ModelStore
+from model_store.user_encoder import make_user_encoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.errors import HistoryUnavailable
@@ -18,6 +23,16 @@ from service.pipeline.recommender import Recommender
 from service.pipeline.segments import Segments
 from service.running import SearchThreads
 from service.sessions.history_store import Event, StoredHistory
+
+
+def open_served(root: Path, kind: str) -> ServedBundle:
+    """The live bundle of a kind, with all that its model can do."""
+    store = ModelStore(root)
+    bundle = open_bundle(store, store.live().bundles[kind])
+    encoder = make_user_encoder(bundle)
+    if kind == "hllm":
+        return ServedBundle(bundle, encoder)
+    return ServedBundle(bundle, encoder, make_generator(bundle, encoder), ("retrieve", "generate"))
 
 
 class OneBundle:

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_store.bundle import open_bundle
 from model_store.event_log import Owner
-from model_store.generator import make_generator
-from model_store.store import ModelStore
-from model_store.user_encoder import make_user_encoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.pipeline.last_known import LastKnown
@@ -26,6 +22,7 @@ from tests.service.pipelines import (
     inline_query,
     make_recommender,
     nearest,
+    open_served,
     poison,
     with_wrong_index,
 )
@@ -64,18 +61,13 @@ class Watched:
 
 @pytest.fixture
 def served(shop_root: Path) -> ServedBundle:
-    store = ModelStore(shop_root)
-    bundle = open_bundle(store, store.live().bundles["hllm"])
-    return ServedBundle(bundle, make_user_encoder(bundle))
+    return open_served(shop_root, "hllm")
 
 
 @pytest.fixture
 def hat(both_root: Path) -> ServedBundle:
     """A HatLLM that generates and retrieves."""
-    store = ModelStore(both_root)
-    bundle = open_bundle(store, store.live().bundles["hatllm"])
-    encoder = make_user_encoder(bundle)
-    return ServedBundle(bundle, encoder, make_generator(bundle, encoder), ("retrieve", "generate"))
+    return open_served(both_root, "hatllm")
 
 
 @pytest.fixture

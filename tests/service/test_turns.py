@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -42,12 +43,7 @@ def test_a_thread_that_gives_the_interpreter_up_often_gets_on_beside_one_that_ne
 
         started = time.perf_counter()
         worker = threading.Thread(target=work)
-        if is_short:
-            with short_turns():
-                worker.start()
-                while not is_done.is_set():
-                    pass
-        else:
+        with short_turns() if is_short else nullcontext():
             worker.start()
             while not is_done.is_set():
                 pass
