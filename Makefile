@@ -61,7 +61,7 @@ test: lint types unit  ## Lint, types and all tests that need no accelerator
 check: test  ## The same as test: what CI runs
 
 openapi: $(VENV)/.installed-dev  ## Rewrite docs/openapi.json
-	$(BIN)/python -m service.openapi > docs/openapi.json
+	$(BIN)/python -m service.http.openapi > docs/openapi.json
 
 clean:  ## Remove caches (not the store, not .venv)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -26,11 +26,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.serve_processes import free_port
-from offline import job
+from offline.job import job
 from service.errors import HistoryUnavailable
-from service.sessions.embedded import find_redis_server
-from service.sessions.history_store import Event
-from service.sessions.redis_sessions import RedisHistoryStore, RetentionLimits, connect
+from service.people.history_store import Event
+from service.redis.embedded import find_redis_server
+from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
 
 app = typer.Typer(add_completion=False, help=__doc__)
 

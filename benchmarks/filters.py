@@ -18,18 +18,18 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from model_store.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue
 from model_store.index import build_index
 from service.engine.served_bundle import MaskCache
-from service.pipeline.answering import ModelView, answer
-from service.pipeline.constraints import admissible_items
-from service.pipeline.deadline import Deadline
-from service.pipeline.filter_request import FilterNode
-from service.pipeline.planner import Choice, PlanName
-from service.pipeline.progress import Progress
-from service.pipeline.query import Boost, Pin, Query
-from service.pipeline.retrieval import run_plan
-from service.sessions.hidden_set import NOTHING_HIDDEN
+from service.people.hidden_set import NOTHING_HIDDEN
+from service.recommend.ask import Boost, Pin, Query
+from service.recommend.candidates.admissible import admissible_items
+from service.recommend.candidates.filter_wire import FilterNode
+from service.recommend.deadline import Deadline
+from service.recommend.ranking.answering import ModelView, answer
+from service.recommend.ranking.planner import Choice, PlanName
+from service.recommend.ranking.retrieve import run_plan
+from service.recommend.trace import Progress
 
 _SEED = 0
 _NUM_BRANDS = 1_000

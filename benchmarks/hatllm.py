@@ -26,16 +26,16 @@ import typer
 from torch import nn
 from transformers import AutoModel, LlamaConfig
 
-from model_store.attention_masks import resolve_bands
-from model_store.backbone import Backbone, train_tokenizer
-from model_store.hat_user_encoder import HatLLMUserEncoder
-from model_store.hatllm import HatLLM, build_hatllm
-from model_store.hatllm_config import HatLLMConfig
-from model_store.hatllm_files import save_hatllm
-from model_store.histories import History
-from model_store.item_states import ItemTokens
-from model_store.layered_attention import LAYERED, register_layered_attention
-from offline import job
+from model_store.backbone.layered_attention import LAYERED, register_layered_attention
+from model_store.backbone.load import Backbone, train_tokenizer
+from model_store.catalogue.item_states import ItemTokens
+from model_store.hatllm.config import HatLLMConfig
+from model_store.hatllm.files import save_hatllm
+from model_store.hatllm.masks import resolve_bands
+from model_store.hatllm.network import HatLLM, build_hatllm
+from model_store.hatllm.user_encoder import HatLLMUserEncoder
+from model_store.people.histories import History
+from offline.job import job
 
 _NUM_ITEMS = 500
 _VOCABULARY = 300

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError
-from model_store.store import ModelStore
-from offline import job
+from offline.dataset.splits import SplitName
 from offline.evaluate import EvaluateSettings, evaluate
-from offline.splits import SplitName
-from offline.store_models import find_model
+from offline.job import job
+from offline.job.store_models import find_model
 
 START_SECONDS = 120
 SCORE_TOLERANCE = 1e-4

@@ -33,16 +33,16 @@ import pyarrow.parquet as pq
 import torch
 import typer
 
-from model_store.backbone import load_backbone
-from model_store.catalogue import Catalogue
-from model_store.hllm import HLLM, HLLMConfig, build_hllm
-from model_store.hllm_files import item_tower_hash, save_hllm
-from model_store.item_text import TokenBatch, item_text
-from model_store.manifest import ModelManifest
-from model_store.store import ModelStore
-from offline import job
-from offline.catalogue_tokens import tokenize_catalogue
-from offline.embed_items import EmbedOptions, plan_batches
+from model_store.artifacts.manifest import ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.backbone.load import load_backbone
+from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.item_text import TokenBatch, item_text
+from model_store.hllm.files import item_tower_hash, save_hllm
+from model_store.hllm.network import HLLM, HLLMConfig, build_hllm
+from offline.indexing.catalogue_tokens import tokenize_catalogue
+from offline.indexing.embed_items import EmbedOptions, plan_batches
+from offline.job import job
 from offline.reindex import ReindexResult, ReindexSettings, run_reindex
 
 CHANGED_SHARE = 0.01

@@ -44,9 +44,9 @@ from benchmarks.serve_report import judged, rounded
 from benchmarks.serve_store import Served, Shape, copy_store, make_store, served_kinds
 from benchmarks.serve_swaps import measure_swaps
 from benchmarks.serve_traffic import Cached, OneNewEvent, PlainHistories, Repeated, SameQuestion, Uncached
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.store import ModelStore
-from offline import job
+from offline.job import job
 
 _WITH_KEPT_STATES = "hatllm"
 _CACHED = {"cached": Cached, "repeated": SameQuestion}

@@ -17,10 +17,10 @@ import torch
 import typer
 
 from benchmarks.serve_traffic import POOL_USERS, K
-from model_store.bundle import Bundle, open_bundle
+from model_store.artifacts.bundle import Bundle, open_bundle
+from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError
-from model_store.store import ModelStore
-from model_store.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
 
 
 @dataclass(frozen=True)

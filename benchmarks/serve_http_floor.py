@@ -8,7 +8,7 @@ import typer
 import uvicorn
 from fastapi import FastAPI, Response
 
-from service.schemas.recommend import RecommendAnswer, RecommendRequest
+from service.routes.schemas.recommend import RecommendAnswer, RecommendRequest
 
 
 def main(answer: Path) -> None:

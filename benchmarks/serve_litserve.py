@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import typer
 
-from model_store.bundle import Bundle, open_bundle
-from model_store.store import ModelStore
-from model_store.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.artifacts.bundle import Bundle, open_bundle
+from model_store.artifacts.store import ModelStore
+from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
 
 
 class Recommender(litserve.LitAPI):

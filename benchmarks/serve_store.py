@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.reindex import items_table
-from model_store.backbone import load_backbone
-from model_store.bundle import ITEMS_FILE
+from model_store.artifacts.bundle import ITEMS_FILE
+from model_store.artifacts.store import ModelStore
+from model_store.backbone.layered_attention import LAYERED
+from model_store.backbone.load import load_backbone
 from model_store.errors import InvalidInput
-from model_store.hatllm import HatLLM, build_hatllm
-from model_store.hatllm_config import HatLLMConfig
-from model_store.hatllm_files import item_tower_hash as hatllm_tower_hash
-from model_store.hatllm_files import save_hatllm
-from model_store.hllm import HLLM, HLLMConfig, build_hllm
-from model_store.hllm_files import item_tower_hash as hllm_tower_hash
-from model_store.hllm_files import save_hllm
-from model_store.layered_attention import LAYERED
-from model_store.store import ModelStore
+from model_store.hatllm.config import HatLLMConfig
+from model_store.hatllm.files import item_tower_hash as hatllm_tower_hash
+from model_store.hatllm.files import save_hatllm
+from model_store.hatllm.network import HatLLM, build_hatllm
+from model_store.hllm.files import item_tower_hash as hllm_tower_hash
+from model_store.hllm.files import save_hllm
+from model_store.hllm.network import HLLM, HLLMConfig, build_hllm
 from offline.reindex import ReindexSettings, run_reindex
 
 

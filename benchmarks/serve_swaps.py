@@ -8,8 +8,8 @@ from benchmarks.serve_load import RunningLoad
 from benchmarks.serve_measure import Budget, steady_plan
 from benchmarks.serve_processes import Server
 from benchmarks.serve_traffic import Traffic
+from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError
-from model_store.store import ModelStore
 
 # While the old bundle is freed.
 _AFTER_SWAP_SECONDS = 1.0

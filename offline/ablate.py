@@ -16,20 +16,20 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from model_store.durable_files import hold, is_held
+from model_store.artifacts.durable import hold, is_held
+from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError, InvalidInput
-from model_store.hatllm_config import KIND
-from model_store.store import ModelStore
-from offline import job
-from offline.ablation_report import write_study
-from offline.ablation_results import METRICS, PlannedRun, Results, collect_rows, dataset_digest, plan_runs
-from offline.ablation_run import Measure, Workshop
-from offline.ablation_studies import ALL_STUDIES, STUDIES, normalised, variants
-from offline.dataset import Dataset
-from offline.store_models import find_model
+from model_store.hatllm.config import KIND
+from offline.dataset.dataset import Dataset
+from offline.job import job
+from offline.job.store_models import find_model
+from offline.studies.ablation_report import write_study
+from offline.studies.ablation_results import METRICS, PlannedRun, Results, collect_rows, dataset_digest, plan_runs
+from offline.studies.ablation_run import Measure, Workshop
+from offline.studies.ablation_studies import ALL_STUDIES, STUDIES, normalised, variants
 from offline.train import app as train_app
 from offline.train import hatllm_settings
-from offline.training.hat_settings import SELF, HatTrainSettings
+from offline.training.hatllm.settings import SELF, HatTrainSettings
 
 LOGGER = logging.getLogger(__name__)
 RESULTS = "results.jsonl"
@@ -165,7 +165,7 @@ def _depth(base: HatTrainSettings) -> int:
         return base.num_layers
     if base.backbone is None:
         return base.preset_values.num_layers
-    from model_store.backbone import load_backbone
+    from model_store.backbone.load import load_backbone
 
     with torch.device("meta"):  # its shape is enough
         return int(load_backbone(base.backbone, random_init=True).model.config.num_hidden_layers)

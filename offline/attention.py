@@ -13,19 +13,19 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from model_store.attention_maps import attention_maps
-from model_store.catalogue import Catalogue
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.hatllm import HatLLM
-from model_store.hatllm_config import KIND
-from model_store.hatllm_files import load_hatllm
-from model_store.store import ModelStore
-from offline import job
-from offline.attention_report import HeatMaps, draw_heat_maps, draw_shares, format_shares
-from offline.attention_shares import HistoryReader, ReadHistory, measure_shares
-from offline.dataset import Dataset, UserSequences
-from offline.devices import chosen_device
-from offline.store_models import find_model
+from model_store.hatllm.attention_maps import attention_maps
+from model_store.hatllm.config import KIND
+from model_store.hatllm.files import load_hatllm
+from model_store.hatllm.network import HatLLM
+from offline.dataset.dataset import Dataset, UserSequences
+from offline.job import job
+from offline.job.devices import chosen_device
+from offline.job.store_models import find_model
+from offline.studies.attention_report import HeatMaps, draw_heat_maps, draw_shares, format_shares
+from offline.studies.attention_shares import HistoryReader, ReadHistory, measure_shares
 
 HEAT_MAPS = "heat_maps.png"
 CROSS_ITEM = "cross_item.png"

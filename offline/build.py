@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from model_store.artifacts.manifest import BundleManifest
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.manifest import BundleManifest
-from model_store.store import ModelStore
-from offline import job
-from offline.dataset import Dataset
-from offline.formats import canonical
+from offline.dataset.dataset import Dataset
+from offline.dataset.formats import canonical
 from offline.import_data import ImportOptions, import_source
+from offline.job import job
 from offline.reindex import ReindexSettings, reindex
-from offline.training.hat_settings import HatTrainSettings
-from offline.training.settings import TrainSettings
+from offline.training.hatllm.settings import HatTrainSettings
+from offline.training.hllm.settings import TrainSettings
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -65,8 +65,8 @@ def train_and_publish(settings: TrainSettings | HatTrainSettings) -> BundleManif
         InvalidInput: Bad data or settings, or the bundle does not pass its gates.
     """
     # the training libraries take seconds to import, which a demo that is there already need not wait for
-    from offline.training.hat_run import train_hatllm
-    from offline.training.hllm_run import train_hllm
+    from offline.training.hatllm.run import train_hatllm
+    from offline.training.hllm.run import train_hllm
 
     model = train_hatllm(settings) if isinstance(settings, HatTrainSettings) else train_hllm(settings)
     return reindex(ReindexSettings(model=model.model_id, items=settings.data, store=settings.store))

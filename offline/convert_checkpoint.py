@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.hllm import KIND
-from model_store.hllm_files import item_tower_hash, read_config, save_hllm
-from model_store.released_checkpoint import Conversion, convert_checkpoint
-from model_store.store import ModelStore
-from offline import job
+from model_store.hllm.files import item_tower_hash, read_config, save_hllm
+from model_store.hllm.network import KIND
+from model_store.hllm.released_checkpoint import Conversion, convert_checkpoint
+from offline.job import job
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

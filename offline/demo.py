@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from model_store.store import ModelStore
-from offline import job
+from model_store.artifacts.store import ModelStore
 from offline.build import train_and_publish
-from offline.demo_shop import generate_shop
-from offline.training.hat_settings import HatTrainSettings
-from offline.training.settings import TrainSettings
+from offline.job import job
+from offline.shop.demo_shop import generate_shop
+from offline.training.hatllm.settings import HatTrainSettings
+from offline.training.hllm.settings import TrainSettings
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)

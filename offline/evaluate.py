@@ -16,16 +16,17 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from model_store.catalogue import Catalogue
+from model_store.artifacts.manifest import ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.generator import TitleGenerator
-from model_store.hat_user_encoder import HatLLMUserEncoder
-from model_store.manifest import ModelManifest
-from model_store.store import ModelStore
-from model_store.user_encoder import make_user_encoder
-from offline import job
-from offline.baselines import interaction_counts, popularity_scores
-from offline.catalogue_ranking import (
+from model_store.hatllm.titles.generator import TitleGenerator
+from model_store.hatllm.user_encoder import HatLLMUserEncoder
+from model_store.hllm.user_encoder import make_user_encoder
+from offline.dataset.dataset import Dataset, UserSequences
+from offline.dataset.splits import EvaluationCases, SplitName, is_held_out, leave_one_out, temporal, without_items
+from offline.evaluation.baselines import interaction_counts, popularity_scores
+from offline.evaluation.catalogue_ranking import (
     ConstantScorer,
     ModelScorer,
     Ranking,
@@ -34,13 +35,12 @@ from offline.catalogue_ranking import (
     history_of,
     rank_cases,
 )
-from offline.dataset import Dataset, UserSequences
-from offline.devices import chosen_device
-from offline.evaluation_items import EvaluatedItems, find_items
-from offline.evaluation_report import ALL_CASES, draw_plot, format_table, summarise
-from offline.ranking_metrics import CUTOFFS
-from offline.splits import EvaluationCases, SplitName, is_held_out, leave_one_out, temporal, without_items
-from offline.store_models import find_model
+from offline.evaluation.items import EvaluatedItems, find_items
+from offline.evaluation.ranking_metrics import CUTOFFS
+from offline.evaluation.report import ALL_CASES, draw_plot, format_table, summarise
+from offline.job import job
+from offline.job.devices import chosen_device
+from offline.job.store_models import find_model
 
 LOGGER = logging.getLogger(__name__)
 SHORT_HISTORY = 5

@@ -20,12 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from model_store.durable_files import sync_directory
+from model_store.artifacts.durable import sync_directory
 from model_store.errors import InvalidInput
-from model_store.event_log import LoggedErasure, LoggedEvent, LoggedMerge
-from offline import job
-from offline.event_stream import BEGINNING, EventStream, Position, format_position, parse_position
-from offline.export_files import (
+from model_store.people.event_log import LoggedErasure, LoggedEvent, LoggedMerge
+from offline.export.event_stream import BEGINNING, EventStream, Position, format_position, parse_position
+from offline.export.files import (
     EVENT_SCHEMA,
     Manifest,
     Run,
@@ -35,8 +34,9 @@ from offline.export_files import (
     remove_strays,
     write_manifest,
 )
-from offline.export_ids import Identities, KnownIds
-from offline.export_notes import Note, Notes, read_notes, session_user, write_notes
+from offline.export.ids import Identities, KnownIds
+from offline.export.notes import Note, Notes, read_notes, session_user, write_notes
+from offline.job import job
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from model_store.errors import InvalidInput
-from offline import job
-from offline.dataset import DatasetDescription, TimeUnit
-from offline.dataset_writer import WriteOptions, write_dataset
-from offline.formats import amazon, canonical, events, movielens, pixelrec, recbole
-from offline.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
+from offline.dataset.dataset import DatasetDescription, TimeUnit
+from offline.dataset.formats import amazon, canonical, events, movielens, pixelrec, recbole
+from offline.dataset.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
+from offline.dataset.writer import WriteOptions, write_dataset
+from offline.job import job
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)

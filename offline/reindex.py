@@ -13,19 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from model_store.catalogue import Catalogue
+from model_store.artifacts.manifest import BundleManifest, ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.hatllm import HatLLM
-from model_store.manifest import BundleManifest, ModelManifest
-from model_store.store import ModelStore
-from model_store.title_trie import TitleTrie
-from offline import job
-from offline.bundle_build import build_bundle, known_embeddings
-from offline.catalogue_files import read_catalogue
-from offline.devices import chosen_device
-from offline.embed_items import EmbedOptions, embed_catalogue
-from offline.item_states import StatedCatalogue, compute_states, known_states
-from offline.store_models import find_model, load_item_model
+from model_store.hatllm.network import HatLLM
+from model_store.hatllm.titles.trie import TitleTrie
+from offline.dataset.catalogue_files import read_catalogue
+from offline.indexing.bundle_build import build_bundle, known_embeddings
+from offline.indexing.embed_items import EmbedOptions, embed_catalogue
+from offline.indexing.item_states import StatedCatalogue, compute_states, known_states
+from offline.job import job
+from offline.job.devices import chosen_device
+from offline.job.store_models import find_model, load_item_model
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from model_store.manifest import ModelManifest
-from offline import job
-from offline.splits import SplitName
+from model_store.artifacts.manifest import ModelManifest
+from offline.dataset.splits import SplitName
+from offline.job import job
 from offline.training import command_options as common
 from offline.training.command_options import LOSS, MODEL, TEXT, WHAT
-from offline.training.hat_settings import HAT_PRESETS, SELF, HatTrainSettings
-from offline.training.settings import PRESETS, TrainSettings
+from offline.training.hatllm.settings import HAT_PRESETS, SELF, HatTrainSettings
+from offline.training.hllm.settings import PRESETS, TrainSettings
 
 app = typer.Typer(add_completion=False, help=__doc__)
 _MASKS = "Masks"
@@ -143,7 +143,7 @@ def hllm(
     """Train an HLLM: an Item LLM that embeds texts and a User LLM that reads those embeddings."""
     settings = TrainSettings(**common.plain(locals()))
     # the training libraries take seconds to import, which --help need not wait for
-    from offline.training.hllm_run import train_hllm
+    from offline.training.hllm.run import train_hllm
 
     _train_and_report(lambda: train_hllm(settings))
 
@@ -233,7 +233,7 @@ def hatllm(
 ) -> None:
     """Train a HatLLM: one language model over the titles of a history, masked by item in bands of layers."""
     settings = hatllm_settings(locals())
-    from offline.training.hat_run import train_hatllm
+    from offline.training.hatllm.run import train_hatllm
 
     _train_and_report(lambda: train_hatllm(settings))
 

@@ -15,10 +15,10 @@ import uvloop
 
 from model_store.errors import HatstandError
 from service.app import create_app
-from service.http_protocol import ConnectionLimits, bounded
+from service.http.connections import ConnectionLimits, bounded
 from service.logs import configure
-from service.running import RunningService
 from service.settings import Settings, load_settings
+from service.wiring import RunningService
 
 LOGGER = logging.getLogger("service")
 

@@ -8,14 +8,17 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import openapi
-from service.auth import Authenticator
-from service.metrics import Metrics
-from service.routes import catalogue_admin, console, decisions, events, items, operations, problems, recommend, users
-from service.routes.hosts import AllowedHosts
-from service.routes.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
-from service.running import run_service
+from service.http import openapi, problems
+from service.http.auth import Authenticator
+from service.http.hosts import AllowedHosts
+from service.http.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
+from service.metrics.metrics import Metrics
+from service.routes import admin as catalogue_admin
+from service.routes import console, decisions, events, items, recommend
+from service.routes import people as users
+from service.routes import probes as operations
 from service.settings import Settings
+from service.wiring import run_service
 
 _ROUTERS = (
     recommend.router,

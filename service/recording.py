@@ -3,15 +3,15 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from service.metrics import Metrics
-from service.pipeline.attribution import AttributionCounter
-from service.pipeline.decision import NoDecisions
-from service.pipeline.decision_writer import DecisionWriter
-from service.pipeline.protocols import DecisionSink
-from service.sessions.decision_store import DecisionStore
-from service.sessions.decisions import DecisionLimits, RedisDecisionStore
-from service.sessions.event_log import EventLogWatch
-from service.sessions.redis_calls import RedisCalls
+from service.decisions.attribution import AttributionCounter
+from service.decisions.record import NoDecisions
+from service.decisions.store import DecisionStore
+from service.decisions.writer import DecisionWriter
+from service.metrics.metrics import Metrics
+from service.recommend.protocols import DecisionSink
+from service.redis.calls import RedisCalls
+from service.redis.decisions import DecisionLimits, RedisDecisionStore
+from service.redis.event_log import EventLogWatch
 from service.settings import Settings
 
 _MIB = 2**20

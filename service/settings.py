@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.errors import InvalidInput
-from service.experiment import Experiment
+from service.recommend.experiment import Experiment
 
 PREFIX = "HATSTAND_"
 # Read by the tests, never by the service.

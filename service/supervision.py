@@ -5,18 +5,18 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from model_store.store import ModelStore
+from model_store.artifacts.store import ModelStore
 from service.engine.batcher import EncodeBatcher
 from service.engine.follower import StoreFollower
-from service.engine.live_bundle import LiveBundles
+from service.engine.health import Health
+from service.engine.live_bundles import LiveBundles
 from service.engine.loading import Loader, prober
 from service.engine.memory import available_bytes
 from service.engine.served_bundle import ServedBundle
-from service.engine.user_states import UserStates
 from service.engine.watchdog import Probe, Watchdog
-from service.health import Health
-from service.metrics import Metrics, ServiceFigures
-from service.sessions.history_store import HistoryStore
+from service.metrics.metrics import Metrics, ServiceFigures
+from service.people.history_store import HistoryStore
+from service.people.user_states import UserStates
 from service.settings import Settings
 
 _MIB = 2**20

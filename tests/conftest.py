@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+pytest_plugins = ("tests.shop",)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_torch_thread() -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from service.settings import Settings, load_settings
 from tests.docs_commands import DOCUMENTS, ROOT, SHELL, Command, blocks, commands, inline_commands, shell_lines
-from tests.service.conftest import both_root, redis_server, running_app, shop_root  # noqa: F401 - fixtures
+from tests.shop import both_root, redis_server, running_app, shop_root  # noqa: F401 - fixtures
 
 SHOWN = [command for path in DOCUMENTS for command in commands(path)]
 INLINE = [command for path in DOCUMENTS for command in inline_commands(path)]
@@ -82,7 +82,7 @@ def _check_python(words: list[str], command: Command) -> None:
 
 def _check_options(module: str, arguments: list[str]) -> None:
     """Parses the arguments as the command would, without running it."""
-    module = "service.replay" if module == "offline.replay" else module
+    module = "service.decisions.replay" if module == "offline.replay" else module
     app = getattr(importlib.import_module(module), "app", None)
     if not isinstance(app, typer.Typer):
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)

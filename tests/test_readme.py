@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from offline.demo_shop import generate_shop
+from offline.shop.demo_shop import generate_shop
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offline.splits import SplitName
+from offline.dataset.splits import SplitName
 
 WHAT, MODEL, TEXT, LOSS, OPTIMISER, RUN = "What", "Model", "Text", "Loss", "Optimiser", "Run"
 

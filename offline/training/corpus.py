@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_store.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from offline.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
-from offline.splits import Split, is_held_out, leave_one_out, temporal, without_items
+from offline.dataset.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
+from offline.dataset.splits import Split, is_held_out, leave_one_out, temporal, without_items
 from offline.training.run_settings import RunSettings
 from offline.training.windows import RankingCases, TrainingWindows
 

@@ -11,8 +11,8 @@ from accelerate import PartialState
 from torch import nn
 from torch.nn import functional
 
-from offline.embed_items import plan_batches
-from offline.ranking_metrics import exclude, ndcg_at_k, recall_at_k, target_ranks
+from offline.evaluation.ranking_metrics import exclude, ndcg_at_k, recall_at_k, target_ranks
+from offline.indexing.embed_items import plan_batches
 from offline.training.losses import ContrastiveLoss, catalogue_loss, own_items, sampled_loss
 from offline.training.negatives import share_negatives
 from offline.training.tasks import Task

@@ -13,11 +13,11 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from model_store.item_vectors import ItemVectors
-from model_store.manifest import ModelManifest
-from model_store.model import item_tower_hash
-from model_store.store import ModelStore
-from offline.dataset import Dataset
+from model_store.artifacts.manifest import ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.backbone.item_vectors import ItemVectors
+from model_store.kinds import item_tower_hash
+from offline.dataset.dataset import Dataset
 from offline.training.corpus import Corpus, read_corpus, run_key
 from offline.training.ranking_task import Candidates
 from offline.training.run_settings import Recipe, RunSettings

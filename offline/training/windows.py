@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from model_store.errors import InvalidInput
-from offline.dataset import UserSequences
-from offline.splits import EvaluationCases
+from offline.dataset.dataset import UserSequences
+from offline.dataset.splits import EvaluationCases
 
 # The Trainer finds the length of an example under this name.
 ITEMS = "input_ids"

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_store.catalogue import Catalogue
+from model_store.catalogue.catalogue import Catalogue
 
 Kind = Literal["words", "number", "flag", "other"]
 

@@ -18,11 +18,11 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from model_store.user_encoder import History, UserEncoder
+from model_store.hllm.user_encoder import History, UserEncoder
 from service.engine.model_thread import ModelThread
 from service.engine.queue_time import QueueTime
+from service.engine.tasks import end_task
 from service.errors import DeadlineExceeded, ModelUnavailable, NotReady, Overloaded
-from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")

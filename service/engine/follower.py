@@ -5,9 +5,9 @@ import logging
 import random
 import time
 
-from service.engine.live_bundle import LiveBundles
+from service.engine.live_bundles import LiveBundles
 from service.engine.loading import give_back_memory, in_own_thread
-from service.tasks import end_task
+from service.engine.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from model_store import hatllm_files
-from model_store.bundle import Bundle, open_bundle
+from model_store.artifacts.bundle import Bundle, open_bundle
+from model_store.artifacts.manifest import read_bundle_manifest, read_model_manifest
+from model_store.artifacts.store import ModelStore
 from model_store.errors import ArtifactIncompatible
-from model_store.generator import make_generator
-from model_store.hatllm_config import KIND as HATLLM
-from model_store.hatllm_config import MODES, Mode
-from model_store.manifest import read_bundle_manifest, read_model_manifest
-from model_store.store import ModelStore
-from model_store.user_encoder import ExplainsByAttention, History, make_user_encoder
+from model_store.hatllm import files as hatllm_files
+from model_store.hatllm.config import KIND as HATLLM
+from model_store.hatllm.config import MODES, Mode
+from model_store.hatllm.titles.generator import make_generator
+from model_store.hllm.user_encoder import ExplainsByAttention, History, make_user_encoder
 from service.engine.memory import (
     AvailableBytes,
     InsufficientMemory,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from model_store.bundle import EMBEDDINGS_FILE, INDEX_FILE, ITEMS_FILE
+from model_store.artifacts.bundle import EMBEDDINGS_FILE, INDEX_FILE, ITEMS_FILE
+from model_store.artifacts.manifest import BundleManifest, ModelManifest
+from model_store.catalogue.item_states import STATES_FILE
 from model_store.errors import HatstandError
-from model_store.item_states import STATES_FILE
-from model_store.manifest import BundleManifest, ModelManifest
 
 _MIB = 2**20
 # A model's item side is for reindexing; the service does not load it.

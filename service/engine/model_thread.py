@@ -145,10 +145,12 @@ class ModelThread:
                 value = job.work()
         except Exception as error:
             # A thread boundary: whoever waits must be told, whatever it was.
+            self._running = None
             job.answer.set_exception(error)
         else:
+            # before the answer: whoever gets it may ask again at once
+            self._running = None
             job.answer.set_result(value)
-        self._running = None
 
 
 def _drained(jobs: "SimpleQueue[_Job | None]") -> list[_Job]:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from model_store.bundle import Bundle
-from model_store.catalogue import Catalogue
-from model_store.hatllm_config import Mode
-from model_store.user_encoder import History, UserEncoder
+from model_store.artifacts.bundle import Bundle
+from model_store.catalogue.catalogue import Catalogue
+from model_store.hatllm.config import Mode
+from model_store.hllm.user_encoder import History, UserEncoder
 
 # Of all arrays that are computed once per bundle: 512 bitmaps of a million items.
 _MAX_CACHED_BYTES = 64 * 2**20

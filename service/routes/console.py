@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.auth import require
 from service.console.attributes import describe_attributes
 from service.console.page import STATIC_PATH, ConsoleFiles
-from service.dependencies import ServiceDep
 from service.engine.served_bundle import ServedBundle
 from service.errors import NotFound
+from service.http.auth import require
+from service.http.dependencies import ServiceDep
 from service.settings import Settings
 
 # The page loads nothing from elsewhere, and neither is a script nor a style in it.

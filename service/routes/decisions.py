@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 
-from service.auth import require
-from service.dependencies import ServiceDep
+from service.decisions.codec import decode
 from service.errors import NotFound
-from service.pipeline.decision_record import decode
-from service.schemas.decisions import DecisionAnswer
+from service.http.auth import require
+from service.http.dependencies import ServiceDep
+from service.routes.schemas.decisions import DecisionAnswer
 
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends
 from pydantic import ValidationError
 
-from service.auth import require
-from service.dependencies import ServiceDep, require_json
-from service.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
-from service.schemas.wire import describe_problem
-from service.sessions.history_store import Event
+from service.http.auth import require
+from service.http.dependencies import ServiceDep, require_json
+from service.people.history_store import Event
+from service.routes.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
+from service.routes.schemas.wire import describe_problem
 
 router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
 

@@ -4,16 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from service.auth import require
-from service.dependencies import ServiceDep
 from service.engine.served_bundle import ServedBundle
-from service.pipeline.browse import find_by_title, item_index_of, similar_items
-from service.pipeline.query import DEFAULT_FIELDS, RankedItem
+from service.http.auth import require
+from service.http.dependencies import ServiceDep
+from service.people.hidden_set import HiddenItems
+from service.recommend.ask import DEFAULT_FIELDS, RankedItem
+from service.recommend.browse import find_by_title, item_index_of, similar_items
 from service.routes.recommend import item_answers
-from service.running import RunningService
-from service.schemas.catalogue import CatalogueAnswer, CatalogueItem, SimilarAnswer
-from service.schemas.recommend import MAX_K
-from service.sessions.hidden_set import HiddenItems
+from service.routes.schemas.items import CatalogueAnswer, CatalogueItem, SimilarAnswer
+from service.routes.schemas.recommend import MAX_K
+from service.wiring import RunningService
 
 router = APIRouter(tags=["items"], dependencies=[Depends(require("recommend"))])
 

@@ -5,14 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Request, Response
 
-from service.auth import require
-from service.dependencies import ServiceDep, require_json
 from service.errors import HistoryUnavailable
-from service.pipeline.paging import Caller, PageRequest
-from service.pipeline.query import Interaction, Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
-from service.running import RunningService
-from service.schemas.catalogue import ScenariosAnswer, ScenarioSummary
-from service.schemas.recommend import (
+from service.http.auth import require
+from service.http.dependencies import ServiceDep, require_json
+from service.recommend.ask import Interaction, Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
+from service.recommend.paging import Caller, PageRequest
+from service.routes.schemas.items import ScenariosAnswer, ScenarioSummary
+from service.routes.schemas.recommend import (
     ExperimentAnswer,
     HistoryItem,
     ItemAnswer,
@@ -23,6 +22,7 @@ from service.schemas.recommend import (
     ScenarioAnswer,
     TimingAnswer,
 )
+from service.wiring import RunningService
 
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from service.metrics import Metrics
+from service.metrics.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads(

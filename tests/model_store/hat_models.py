@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_store.backbone import load_backbone
-from model_store.hatllm import HatLLM, build_hatllm
-from model_store.hatllm_config import HatLLMConfig
-from model_store.hatllm_files import save_hatllm
-from model_store.hllm import HLLM
-from model_store.item_states import ItemTokens
-from model_store.item_text import TokenBatch
-from model_store.layered_attention import LAYERED
+from model_store.backbone.layered_attention import LAYERED
+from model_store.backbone.load import load_backbone
+from model_store.catalogue.item_states import ItemTokens
+from model_store.catalogue.item_text import TokenBatch
+from model_store.hatllm.config import HatLLMConfig
+from model_store.hatllm.files import save_hatllm
+from model_store.hatllm.network import HatLLM, build_hatllm
+from model_store.hllm.network import HLLM
 from tests.model_store.models import make_directory
 
 TITLES = [

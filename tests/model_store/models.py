@@ -20,8 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from model_store.backbone import load_backbone, quiet_progress, train_tokenizer
-from model_store.hllm import HLLM, HLLMConfig, build_hllm
+from model_store.backbone.load import load_backbone, quiet_progress, train_tokenizer
+from model_store.hllm.network import HLLM, HLLMConfig, build_hllm
 
 # read here, since the tests themselves see no HATSTAND_ variables
 PRETRAINED = os.environ.get("HATSTAND_TEST_WEIGHTS")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service.redis_processes import RedisProcess
+from tests.processes.redis_processes import RedisProcess
 
 
 @pytest.fixture(scope="module")

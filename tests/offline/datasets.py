@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offline.dataset import UserSequences
+from offline.dataset.dataset import UserSequences
 
 
 def write_text(path: Path, text: str) -> Path:

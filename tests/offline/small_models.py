@@ -6,14 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from model_store import hatllm_files
-from model_store.backbone import load_backbone
-from model_store.catalogue import Catalogue
-from model_store.hatllm import HatLLM
-from model_store.hllm import HLLM, HLLMConfig, build_hllm
-from model_store.hllm_files import item_tower_hash, save_hllm
-from model_store.manifest import ModelManifest
-from model_store.store import ModelStore
+from model_store.artifacts.manifest import ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.backbone.load import load_backbone
+from model_store.catalogue.catalogue import Catalogue
+from model_store.hatllm import files as hatllm_files
+from model_store.hatllm.network import HatLLM
+from model_store.hllm.files import item_tower_hash, save_hllm
+from model_store.hllm.network import HLLM, HLLMConfig, build_hllm
 
 COLOURS = ("red", "green", "blue", "black", "white", "pale", "dark", "bright")
 THINGS = ("hat", "coat", "scarf", "glove", "boot", "umbrella", "walking stick with a silver knob")

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from model_store.durable_files import hold
+from model_store.artifacts.durable import hold
+from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError, InvalidInput
-from model_store.store import ModelStore
 from offline.ablate import RESULTS, AblateSettings, ablate, app, base_settings
-from offline.ablation_report import draw_study, format_study
-from offline.ablation_results import METRICS, Results, collect_rows, plan_runs
-from offline.ablation_run import Measure
-from offline.ablation_studies import ORDERS, normalised, variants
 from offline.evaluate import EvaluateSettings, evaluate
-from offline.store_models import find_model
-from offline.training.hat_settings import HatTrainSettings
+from offline.job.store_models import find_model
+from offline.studies.ablation_report import draw_study, format_study
+from offline.studies.ablation_results import METRICS, Results, collect_rows, plan_runs
+from offline.studies.ablation_run import Measure
+from offline.studies.ablation_studies import ORDERS, normalised, variants
+from offline.training.hatllm.settings import HatTrainSettings
 from tests.model_store.models import make_directory
 from tests.offline.training.chain_shop import write_chain_shop
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model_store.attention_masks import BANDS, MaskOptions, band_mask
+from model_store.artifacts.manifest import ModelManifest
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.hatllm import HatLLM
-from model_store.hatllm_files import item_tower_hash, save_hatllm
-from model_store.manifest import ModelManifest
-from model_store.store import ModelStore
+from model_store.hatllm.files import item_tower_hash, save_hatllm
+from model_store.hatllm.masks import BANDS, MaskOptions, band_mask
+from model_store.hatllm.network import HatLLM
 from offline.attention import CROSS_ITEM, HEAT_MAPS, REPORT, AttentionSettings, app, look
-from offline.attention_report import HeatMaps, draw_heat_maps, format_shares
-from offline.attention_shares import AttentionShares, HistoryReader, measure_shares
-from offline.dataset import Dataset
-from offline.dataset_writer import WriteOptions, write_dataset
-from offline.formats.rows import Interaction, Item
+from offline.dataset.dataset import Dataset
+from offline.dataset.formats.rows import Interaction, Item
+from offline.dataset.writer import WriteOptions, write_dataset
+from offline.studies.attention_report import HeatMaps, draw_heat_maps, format_shares
+from offline.studies.attention_shares import AttentionShares, HistoryReader, measure_shares
 from tests.model_store.hat_models import make_hatllm
 from tests.offline.small_models import add_small_model, small_hllm
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from model_store.store import ModelStore
-from offline.dataset import Dataset
+from model_store.artifacts.store import ModelStore
+from offline.dataset.dataset import Dataset
 from offline.import_data import app
 from offline.reindex import ReindexSettings, reindex
-from offline.training.hllm_run import train_hllm
-from offline.training.settings import TrainSettings
+from offline.training.hllm.run import train_hllm
+from offline.training.hllm.settings import TrainSettings
 from service.settings import Settings
 from tests.offline.datasets import write_json_lines
-from tests.offline.log_writing import export
-from tests.service.conftest import NUM_ITEMS, item_ids, running_app, shop_items, shop_root
-from tests.service.redis_processes import RedisProcess
+from tests.offline.export.log_writing import export
+from tests.processes.redis_processes import RedisProcess
+from tests.shop import NUM_ITEMS, item_ids, running_app, shop_items, shop_root
 
 __all__ = ["shop_root"]  # the fixture
 

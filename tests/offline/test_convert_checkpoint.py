@@ -7,11 +7,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.item_text import ITEM_PROMPT
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound, InvalidInput
-from model_store.hllm import HLLM
-from model_store.hllm_files import load_hllm
-from model_store.item_text import ITEM_PROMPT
-from model_store.store import ModelStore
+from model_store.hllm.files import load_hllm
+from model_store.hllm.network import HLLM
 from offline.convert_checkpoint import app
 from tests.model_store.models import make_directory
 

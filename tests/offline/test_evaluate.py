@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.store import ModelStore
-from model_store.user_encoder import History, make_user_encoder
-from offline.catalogue_ranking import ConstantScorer, ModelScorer, rank_cases
-from offline.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
+from model_store.hllm.user_encoder import History, make_user_encoder
+from offline.dataset.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
+from offline.dataset.splits import EvaluationCases, SplitName
 from offline.evaluate import EvaluateSettings, Mode, app, case_slices, evaluate
-from offline.evaluation_items import find_items
-from offline.evaluation_report import format_table, summarise
-from offline.ranking_metrics import UNREACHABLE_RANK
+from offline.evaluation.catalogue_ranking import ConstantScorer, ModelScorer, rank_cases
+from offline.evaluation.items import find_items
+from offline.evaluation.ranking_metrics import UNREACHABLE_RANK
+from offline.evaluation.report import format_table, summarise
 from offline.reindex import ReindexSettings, reindex
-from offline.splits import EvaluationCases, SplitName
 from tests.model_store.hat_models import make_hatllm
 from tests.offline.small_models import add_hatllm, add_small_model, shop_catalogue, shop_table, small_hllm
 

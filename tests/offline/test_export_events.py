@@ -11,11 +11,12 @@ import pytest
 from redis import Redis
 
 from model_store.errors import InvalidInput
-from model_store.event_log import Owner, stream_key
-from offline.export_files import EVENT_SCHEMA, read_manifest
-from service.sessions.history_store import Event
-from tests.offline.log_writing import append, clicks, export, exported, names, with_store
-from tests.service.redis_processes import start_cluster
+from model_store.people.event_log import stream_key
+from model_store.people.owner import Owner
+from offline.export.files import EVENT_SCHEMA, read_manifest
+from service.people.history_store import Event
+from tests.offline.export.log_writing import append, clicks, export, exported, names, with_store
+from tests.processes.redis_processes import start_cluster
 
 ROOT = Path(__file__).parents[2]
 

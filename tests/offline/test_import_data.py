@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.errors import InvalidInput
-from offline.dataset import Dataset
+from offline.dataset.dataset import Dataset
 from offline.import_data import app
 from tests.offline.datasets import write_json_lines, write_text
 

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from model_store.bundle import open_bundle
+from model_store.artifacts.bundle import open_bundle
+from model_store.artifacts.store import ModelStore
 from model_store.errors import ArtifactCorrupt, ArtifactNotFound, InvalidInput
-from model_store.store import ModelStore
-from offline.embed_items import EmbedOptions
-from offline.item_shards import read_shards
+from offline.indexing.embed_items import EmbedOptions
+from offline.indexing.item_shards import read_shards
 from offline.reindex import ReindexSettings, app, reindex, run_reindex
 from tests.offline.small_models import add_small_model, shop_table, small_hllm
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline import job
+from offline.job import job
 from offline.train import app
 from offline.training.checkpoints import latest_complete
 from tests.offline.training.chain_shop import write_chain_shop

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import InvalidInput
-from service.experiment import Experiment
+from service.recommend.experiment import Experiment
 from service.settings import Settings, load_settings
 
 

@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from offline.dataset_writer import WriteOptions, write_dataset
-from offline.formats.rows import Interaction, Item
+from offline.dataset.formats.rows import Interaction, Item
+from offline.dataset.writer import WriteOptions, write_dataset
 
 NUM_ITEMS = 40
 

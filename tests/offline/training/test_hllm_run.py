@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.hllm_files import load_hllm
-from model_store.store import ModelStore
-from offline.dataset import Dataset
-from offline.splits import is_held_out
-from offline.training.hllm_run import train_hllm
-from offline.training.settings import TrainSettings
+from model_store.hllm.files import load_hllm
+from offline.dataset.dataset import Dataset
+from offline.dataset.splits import is_held_out
+from offline.training.hllm.run import train_hllm
+from offline.training.hllm.settings import TrainSettings
 from offline.training.trainer import TaskTrainer
 from tests.offline.training.chain_shop import NUM_ITEMS, write_chain_shop
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from model_store.errors import InvalidInput
-from offline.dataset import UserSequences
-from offline.splits import EvaluationCases
+from offline.dataset.dataset import UserSequences
+from offline.dataset.splits import EvaluationCases
 from offline.training.windows import LengthGrouped, RankingCases, TrainingWindows, collate_windows
 
 

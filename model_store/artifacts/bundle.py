@@ -1,0 +1,146 @@
+"""Opening a bundle: everything that serving a catalogue needs, checked to belong together."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_store.artifacts.manifest import BundleManifest, ModelManifest, read_bundle_manifest, read_model_manifest
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.item_states import STATES_FILE, TOKENS_FILE, ItemTokens, map_states, read_tokens
+from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, InvalidInput
+from model_store.index import VectorIndex, load_index
+
+ITEMS_FILE = "items.parquet"
+EMBEDDINGS_FILE = "item_embeddings.safetensors"
+EMBEDDINGS_TENSOR = "item_embeddings"
+INDEX_FILE = "index.faiss"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One release, open for reading; safe to share between threads.
+
+    Attributes:
+        manifest: What it is.
+        directory: Its files.
+        model_directory: The files of its model.
+        catalogue: Its items.
+        embeddings: (N, D) float32, raw, memory-mapped, read-only; row ``item_index - 1``.
+        index: Over the unit-norm copies of the embeddings.
+        item_tokens: Of each item, as the model reads it.
+        item_states: (M, H) states of those tokens after the IN band of a HatLLM, memory-mapped; None of an HLLM.
+    """
+
+    manifest: BundleManifest
+    directory: Path
+    model_directory: Path
+    catalogue: Catalogue
+    embeddings: np.ndarray
+    index: VectorIndex
+    item_tokens: ItemTokens | None = None
+    item_states: torch.Tensor | None = None
+
+    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
+        """Raw embeddings of items.
+
+        Args:
+            item_indices: (...) integers in 0..N.
+
+        Returns:
+            (..., D) float32, zeros for 0.
+
+        Raises:
+            InvalidInput: An index is out of range.
+        """
+        item_indices = np.asarray(item_indices, dtype=np.int64)
+        if item_indices.size and (item_indices.min() < 0 or item_indices.max() > len(self.embeddings)):
+            spanned = f"{item_indices.min()}..{item_indices.max()}"
+            raise InvalidInput(f"item_index spans {spanned}, expected 0..{len(self.embeddings)}")
+        gathered = np.take(self.embeddings, np.maximum(item_indices, 1) - 1, axis=0)
+        gathered[item_indices == 0] = 0.0
+        return gathered
+
+
+def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bundle:
+    """Opens a bundle of the store together with its model.
+
+    Args:
+        store: Where it is.
+        bundle_id: Which one.
+        verify: Compare the checksums of all files of the bundle and of its model.
+
+    Raises:
+        ArtifactNotFound: The bundle or its model is not in the store.
+        ArtifactCorrupt: A file is missing, altered, or disagrees with the manifest about N or D.
+        ArtifactIncompatible: A newer schema, or item embeddings from other weights than the model's.
+    """
+    directory = store.bundle_directory(bundle_id, verify=verify)
+    manifest = read_bundle_manifest(directory)
+    model_directory = store.model_directory(manifest.model_id, verify=verify)
+    _check_model(manifest, read_model_manifest(model_directory))
+    catalogue = Catalogue.from_parquet(directory / ITEMS_FILE)
+    embeddings = map_tensor(directory / EMBEDDINGS_FILE, EMBEDDINGS_TENSOR)
+    index = load_index(directory / INDEX_FILE, manifest.index_parameters, factory=manifest.index_factory)
+    expected = (manifest.num_items, manifest.embedding_dim)
+    for name, shape in (
+        (EMBEDDINGS_FILE, embeddings.shape),
+        (INDEX_FILE, (index.num_items, index.embedding_dim)),
+        (ITEMS_FILE, (len(catalogue), manifest.embedding_dim)),
+    ):
+        if shape != expected:
+            raise ArtifactCorrupt(f"{directory / name} has (N, D) {shape}, but the manifest says {expected}")
+    tokens = states = None
+    if TOKENS_FILE in manifest.files:
+        tokens = read_tokens(directory / TOKENS_FILE, num_items=manifest.num_items)
+    if tokens is not None and STATES_FILE in manifest.files:
+        states = map_states(directory / STATES_FILE, tokens=tokens)
+    return Bundle(
+        manifest=manifest,
+        directory=directory,
+        model_directory=model_directory,
+        catalogue=catalogue,
+        embeddings=embeddings,
+        index=index,
+        item_tokens=tokens,
+        item_states=states,
+    )
+
+
+def map_tensor(path: Path, name: str) -> np.ndarray:
+    """Maps one float32 tensor of a safetensors file into memory, read-only; processes share its pages.
+
+    ``safetensors`` itself copies when it hands out numpy arrays. The format is an 8-byte little-endian
+    length, a JSON header of that length, then the tensors.
+
+    Raises:
+        ArtifactCorrupt: The file is not safetensors, or has no such float32 tensor.
+    """
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_bytes))
+        entry = header[name]
+        if entry["dtype"] != "F32":
+            raise ArtifactCorrupt(f"{path} holds {name} as {entry['dtype']}, expected F32")
+        start = 8 + header_bytes + entry["data_offsets"][0]
+        # a plain array over the map: np.memmap's own class is slower to index and leaks into results
+        return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=start, shape=tuple(entry["shape"])))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ArtifactCorrupt(f"{path} has no tensor {name!r} that can be mapped: {error!r}") from error
+
+
+def _check_model(bundle: BundleManifest, model: ModelManifest) -> None:
+    for what, expected, actual in (
+        ("weights", bundle.model_weights_hash, model.weights_hash),
+        ("item tower", bundle.item_tower_hash, model.item_tower_hash),
+        ("kind", bundle.kind, model.kind),
+        ("embedding_dim", bundle.embedding_dim, model.embedding_dim),
+    ):
+        if expected != actual:
+            raise ArtifactIncompatible(
+                f"bundle {bundle.bundle_id} is of {what} {expected}, but model {model.model_id} has {actual}"
+            )

@@ -1,0 +1,1 @@
+"""The language models underneath: loading, adapters, layers, attention."""

@@ -1,0 +1,1 @@
+"""The items: their ids, attributes, texts, tokens and states."""

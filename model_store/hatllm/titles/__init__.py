@@ -1,0 +1,1 @@
+"""Recommending by writing titles under the catalogue's trie."""

@@ -1,0 +1,203 @@
+"""Histories to user embeddings, over a bundle's stored item embeddings.
+
+The service and the offline evaluation both come through here, so that what was measured is what is served.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from model_store.hatllm import config as hatllm_config
+from model_store.hatllm.state_cache import CacheCounts
+from model_store.hatllm.user_encoder import HatLLMUserEncoder
+from model_store.hllm.files import load_hllm
+from model_store.kinds import read_kind
+from model_store.people.histories import EncodedItems, History, ItemEmbeddings, cut_history
+
+# History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
+# service's batches stay far below and run as one.
+_PLACES_PER_PASS = 16_384
+DEFAULT_STATE_BYTES = 256 * 2**20
+
+__all__ = [
+    "DEFAULT_STATE_BYTES",
+    "ExplainsByAttention",
+    "HLLMUserEncoder",
+    "History",
+    "KeepsStates",
+    "UserEncoder",
+    "make_user_encoder",
+]
+
+
+class UserEncoder(Protocol):
+    """Turns histories into user embeddings."""
+
+    @property
+    def max_history_length(self) -> int:
+        """Of a longer history only the latest so many events are read."""
+        ...
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory taken by what is kept of users between calls."""
+        ...
+
+    def window(self, num_items: int) -> int:
+        """How many of the latest items of a history of ``num_items`` are read."""
+        ...
+
+    def encode(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, D) float32 unit-norm, in the order of ``histories``; InvalidInput for an empty history."""
+        ...
+
+    def forget(self, owner: str) -> bool:
+        """Drops what is kept of a user; whether there was something."""
+        ...
+
+    def forget_all(self) -> None:
+        """Drops what is kept of all users."""
+        ...
+
+
+@runtime_checkable
+class ExplainsByAttention(Protocol):
+    """An encoder that can say how much it looked at each item; of others, likeness must do."""
+
+    def explain(self, history: History) -> np.ndarray:
+        """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
+        ...
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """An encoder that keeps states of users between calls."""
+
+    @property
+    def kept_counts(self) -> CacheCounts:
+        """How often a state was found, was not, and had to go."""
+        ...
+
+
+def make_user_encoder(
+    bundle: EncodedItems,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    state_bytes: int = DEFAULT_STATE_BYTES,
+) -> UserEncoder:
+    """The encoder of a bundle's model.
+
+    Args:
+        bundle: Open and verified; it must outlive the encoder.
+        device: Where the forward passes run.
+        dtype: Of the weights; the result is float32 in any case.
+        state_bytes: Memory for what a HatLLM keeps of users.
+
+    Raises:
+        ArtifactIncompatible: This release knows no such kind of model.
+    """
+    kind = read_kind(bundle.model_directory)
+    if kind == hatllm_config.KIND:
+        return HatLLMUserEncoder(bundle, torch.device(device), dtype, state_bytes=state_bytes)
+    return HLLMUserEncoder(bundle, torch.device(device), dtype)
+
+
+class HLLMUserEncoder:
+    """Runs the User LLM over stored item embeddings. Keeps nothing between calls, so threads may share it.
+
+    Args:
+        bundle: Holds the embeddings and names the model.
+        device: For the forward passes.
+        dtype: Of the weights.
+    """
+
+    def __init__(self, bundle: ItemEmbeddings, device: torch.device, dtype: torch.dtype) -> None:
+        self._bundle = bundle
+        self._device = device
+        self._dtype = dtype
+        self._model = load_hllm(bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True)
+
+    @property
+    def max_history_length(self) -> int:
+        """L of the model."""
+        return self._model.config.max_history_length
+
+    @property
+    def embedding_dim(self) -> int:
+        """D of the model."""
+        return self._model.config.embedding_dim
+
+    @property
+    def kept_bytes(self) -> int:
+        """None: nothing is kept of users."""
+        return 0
+
+    def window(self, num_items: int) -> int:
+        """The latest L."""
+        return min(num_items, self.max_history_length)
+
+    def forget(self, owner: str) -> bool:  # noqa: ARG002
+        """Nothing is kept of users."""
+        return False
+
+    def forget_all(self) -> None:
+        """Nothing is kept of users."""
+
+    def encode(self, histories: Sequence[History]) -> np.ndarray:
+        """Encodes B histories.
+
+        Args:
+            histories: Oldest first; longer ones are cut to the latest ``max_history_length`` events.
+
+        Returns:
+            (B, D) float32 unit-norm; a row does not depend on the others beyond rounding.
+
+        Raises:
+            InvalidInput: A history is empty, has a row that is no item, or lacks timestamps.
+        """
+        cut = [cut_history(history, self.window(len(history.item_indices))) for history in histories]
+        result = np.empty((len(cut), self.embedding_dim), dtype=np.float32)
+        for rows in _passes([len(history.item_indices) for history in cut]):
+            result[rows] = self._encode_padded([cut[row] for row in rows])
+        return result
+
+    def _encode_padded(self, histories: Sequence[History]) -> np.ndarray:
+        lengths = np.array([len(history.item_indices) for history in histories])
+        is_item = np.arange(lengths.max())[None, :] < lengths[:, None]  # (B, L)
+        item_indices = np.zeros(is_item.shape, dtype=np.int64)
+        timestamps = np.zeros(is_item.shape, dtype=np.int64)
+        item_indices[is_item] = np.concatenate([history.item_indices for history in histories])
+        timestamps[is_item] = np.concatenate([history.timestamps for history in histories])
+        embeddings = np.ascontiguousarray(self._bundle.item_embeddings(item_indices), dtype=np.float32)
+        with torch.inference_mode():
+            users = self._model.encode_users(
+                torch.from_numpy(embeddings).to(self._device, self._dtype),
+                torch.from_numpy(is_item).to(self._device),
+                torch.from_numpy(timestamps).to(self._device),
+            )
+            unit: np.ndarray = torch.nn.functional.normalize(users.float(), dim=-1).cpu().numpy()
+        return unit
+
+
+def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Splits histories into padded batches: one if it is small, else length-sorted ones of bounded size."""
+    if not lengths:
+        return
+    if len(lengths) * max(lengths) <= _PLACES_PER_PASS:
+        yield list(range(len(lengths)))
+        return
+    rows: list[int] = []
+    for row in np.argsort(np.asarray(lengths), kind="stable").tolist():
+        if rows and (len(rows) + 1) * lengths[row] > _PLACES_PER_PASS:
+            yield rows
+            rows = []
+        rows.append(row)
+    yield rows

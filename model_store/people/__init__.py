@@ -1,0 +1,1 @@
+"""What the service and the batch jobs both know of people: owners, histories, the event log."""

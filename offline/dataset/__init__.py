@@ -1,0 +1,1 @@
+"""Catalogues and interaction logs: read from any format, checked, written, split."""

@@ -1,0 +1,1 @@
+"""Ranking the whole catalogue for held-out interactions, and what that comes to."""

@@ -1,0 +1,1 @@
+"""The event log as files: each event exactly once."""

@@ -1,0 +1,146 @@
+"""Writes a bundle from an embedded catalogue: index, gates, files."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from safetensors.numpy import save_file
+
+from model_store.artifacts.bundle import open_bundle
+from model_store.artifacts.manifest import BundleManifest, ModelManifest
+from model_store.artifacts.store import ModelStore
+from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.item_states import TOKENS_FILE
+from model_store.errors import ArtifactError, InvalidInput
+from model_store.hllm.network import KIND as HLLM
+from model_store.index import build_index, save_index
+from offline.indexing.embed_items import EmbeddedCatalogue
+from offline.indexing.item_shards import HASH_DTYPE, KnownEmbeddings
+from offline.indexing.item_states import StatedCatalogue
+
+LOGGER = logging.getLogger(__name__)
+# norms of one item tower lie close together; a row this far off is a broken text or broken weights
+MAX_NORM_RATIO = 1e3
+_BLOCK_ROWS = 16_384
+
+
+def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:
+    """Yields what is known from the newest readable bundle that the same item tower made, if there is one; verified."""
+    for manifest in store.bundles():
+        if manifest.item_tower_hash != item_tower_hash:
+            continue
+        try:
+            store.bundle_directory(manifest.bundle_id)
+            # just verified; its model may be another one with the same item tower, of which nothing is read
+            bundle = open_bundle(store, manifest.bundle_id, verify=False)
+        except ArtifactError as error:
+            LOGGER.warning("embeddings of bundle %s are not reused: %s", manifest.bundle_id, error)
+            continue
+        hashes = np.array(bundle.catalogue.column("content_hash").to_pylist(), dtype=HASH_DTYPE)
+        # a HatLLM's bundle has the tokens that it reads itself, and its item tower may be another network
+        tokens = bundle.item_tokens if manifest.kind == HLLM else None
+        yield KnownEmbeddings(content_hashes=hashes, embeddings=bundle.embeddings, tokens=tokens)
+        return
+
+
+def build_bundle(
+    store: ModelStore,
+    model: ModelManifest,
+    catalogue: Catalogue,
+    embedded: EmbeddedCatalogue,
+    *,
+    factory: str,
+    min_recall: float,
+    stated: StatedCatalogue | None = None,
+) -> BundleManifest:
+    """Builds the index, lets it pass the gates and adds the bundle to the store (without publishing it).
+
+    Args:
+        store: Where to.
+        model: Whose bundle.
+        catalogue: N items.
+        embedded: Their embeddings, and the tokens that those were made from.
+        factory: ``auto`` or a FAISS factory string.
+        min_recall: The index must find at least this share of the exact top 10, in [0, 1].
+        stated: Of a HatLLM: the tokens and states of the same items, as it reads them.
+
+    Raises:
+        InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
+    """
+    norms = check_norms(embedded.embeddings, catalogue)
+    built = build_index(embedded.embeddings, factory=factory)
+    if built.recall < min_recall:
+        raise InvalidInput(
+            f"index {built.factory} finds {built.recall:.4f} of the exact top 10, "
+            f"expected at least {min_recall}; try --index auto"
+        )
+    report = {
+        "num_items": len(catalogue),
+        "embedding_dim": int(embedded.embeddings.shape[1]),
+        "norms": norms,
+        "index": {"factory": built.factory, "parameters": built.parameters, "recall": built.recall},
+        "gates": {"finite": True, "max_norm_ratio": MAX_NORM_RATIO, "min_recall": min_recall},
+        **({} if stated is None else {"item_states": stated.report()}),
+        "tokens": {"total": int(embedded.tokens.offsets[-1]), "longest": int(embedded.tokens.lengths.max())},
+    }
+    live = store.live().bundles.get(model.kind)
+    with store.staging() as staged:
+        _write_files(staged, catalogue, embedded, report=report)
+        if stated is None:
+            tokens = {"token_ids": embedded.tokens.token_ids, "offsets": embedded.tokens.offsets}
+            save_file(tokens, staged / TOKENS_FILE)
+        else:
+            stated.save(staged)
+        save_index(built.index, staged / "index.faiss")
+        return store.add_bundle(
+            staged,
+            model=model,
+            num_items=len(catalogue),
+            index_factory=built.factory,
+            index_parameters=built.parameters,
+            index_recall=built.recall,
+            parent=live,
+        )
+
+
+def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float]:
+    """Refuses embeddings that are not finite, are zero, or have a norm far from the median.
+
+    Args:
+        embeddings: (N, D) float32.
+        catalogue: Names the item in the message.
+
+    Returns:
+        Smallest, median and largest norm.
+
+    Raises:
+        InvalidInput: Names the first item that fails, and how many do.
+    """
+    blocks = range(0, len(embeddings), _BLOCK_ROWS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.concatenate([np.linalg.norm(embeddings[i : i + _BLOCK_ROWS], axis=1) for i in blocks])
+    is_usable = np.isfinite(norms) & (norms > 0)
+    median = float(np.median(norms[is_usable])) if is_usable.any() else 1.0
+    is_sane = is_usable & (norms >= median / MAX_NORM_RATIO) & (norms <= median * MAX_NORM_RATIO)
+    if not is_sane.all():
+        row, failed = int(np.argmin(is_sane)), int((~is_sane).sum())
+        raise InvalidInput(
+            f"the embedding of item {catalogue.item_ids[row]!r} has norm {norms[row]:.3g}, expected within "
+            f"a factor {MAX_NORM_RATIO:.0f} of {median:.3g} ({failed} of {len(norms)} items fail)"
+        )
+    return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
+
+
+def _write_files(staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue, *, report: dict[str, Any]) -> None:
+    columns = {name: catalogue.column(name) for name in ("item_id", "title", *catalogue.attribute_names)}
+    columns["popularity"] = pa.array(catalogue.popularity, pa.int64())
+    columns["content_hash"] = pa.array([value.decode() for value in embedded.tokens.content_hashes], pa.string())
+    pyarrow.parquet.write_table(pa.table(columns), staged / "items.parquet", compression="zstd")
+    # memory-mapped arrays go to disk without a copy in memory
+    save_file({"item_embeddings": embedded.embeddings}, staged / "item_embeddings.safetensors")
+    (staged / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")

@@ -1,0 +1,1 @@
+"""The demo shop: a generated catalogue and click log."""

@@ -1,0 +1,1 @@
+"""Ablations and attention: measurements beyond one model's quality."""

@@ -1,0 +1,112 @@
+"""Makes the HLLM that a run trains: backbones, settings of the text, which items have vectors."""
+
+from collections.abc import Sequence
+
+from model_store.backbone.load import PRESET_PREFIX, PRESETS, Backbone, load_backbone
+from model_store.backbone.lora import LoraSettings, apply_lora
+from model_store.catalogue.catalogue import TITLE, Catalogue
+from model_store.catalogue.item_text import ITEM_PROMPT, item_text
+from model_store.hllm.network import HLLM, HLLMConfig, UserLLM, build_hllm
+from offline.training.hllm.settings import TrainSettings
+from offline.training.run import set_attention_dropout
+from offline.training.run_settings import Recipe
+
+
+def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: Sequence[str]) -> HLLM:
+    """Builds the model from the settings; seed torch before, for what starts at random.
+
+    Args:
+        settings: Of the run.
+        catalogue: Its texts train the tokenizer of an Item LLM from scratch.
+        known_item_ids: Items with training events: those that get a vector.
+    """
+    text_fields = settings.text_fields or (TITLE, *catalogue.attribute_names)
+    item_backbone = None if settings.item_input == "id" else _item_backbone(settings, catalogue, text_fields)
+    user_backbone = _user_backbone(settings)
+    config = _config(settings, text_fields, item_backbone, user_backbone)
+    if settings.lora_r:
+        lora = LoraSettings(r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
+        if item_backbone is not None and settings.has_end_to_end:
+            item_backbone = apply_lora(item_backbone, lora)
+        if settings.lora_user:
+            user_backbone = apply_lora(user_backbone, lora)
+    model = build_hllm(
+        config=config, item_backbone=item_backbone, user_backbone=user_backbone, known_item_ids=known_item_ids
+    )
+    assert model.user_llm is not None
+    # fed embeddings only: its table of words is never read, and processes would wait for its gradient
+    model.user_llm.backbone.get_input_embeddings().weight.requires_grad_(False)
+    if settings.item_input == "text" and settings.freeze_item_llm:
+        assert model.item_llm is not None
+        model.item_llm.backbone.requires_grad_(False)
+    return model
+
+
+def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> None:
+    """Sets a stage's dropout of the User LLM's input and attention weights, in place; the latter is not saved.
+
+    Args:
+        user_llm: The model in training.
+        recipe: Of the stage.
+        is_from_scratch: A pre-trained model keeps the attention dropout that it came with.
+    """
+    user_llm.dropout.p = recipe.dropout
+    if is_from_scratch:
+        set_attention_dropout(user_llm.backbone, recipe.attention_dropout)
+
+
+def wants_whitening(settings: TrainSettings) -> float | None:
+    """The power of the whitening that the joint starts from, or None."""
+    if settings.item_input == "id":
+        return None
+    if settings.whiten_power is None:
+        return 1.0 if settings.item_llm is not None else None
+    return settings.whiten_power if settings.whiten_power >= 0 else None
+
+
+def _item_backbone(settings: TrainSettings, catalogue: Catalogue, text_fields: Sequence[str]) -> Backbone:
+    if settings.item_llm is not None:
+        return load_backbone(settings.item_llm)
+    prompt = ITEM_PROMPT if settings.item_prompt is None else settings.item_prompt
+    corpus = (
+        item_text(catalogue.fields(item_index, text_fields), prompt=prompt, field_names=text_fields)
+        for item_index in range(1, len(catalogue) + 1)
+    )
+    return load_backbone(f"{PRESET_PREFIX}{settings.preset}", tokenizer_corpus=corpus)
+
+
+def _user_backbone(settings: TrainSettings) -> Backbone:
+    if settings.user_llm is not None:
+        return load_backbone(settings.user_llm)
+    return load_backbone(f"{PRESET_PREFIX}{settings.preset}", hidden_size=PRESETS[settings.preset].hidden_size)
+
+
+def _config(
+    settings: TrainSettings,
+    text_fields: Sequence[str],
+    item_backbone: Backbone | None,
+    user_backbone: Backbone,
+) -> HLLMConfig:
+    pooling = settings.pooling
+    item_prompt = settings.item_prompt
+    has_joint = False
+    if item_backbone is not None:
+        is_trained_token = item_backbone.is_causal and settings.has_end_to_end
+        pooling = pooling or ("item_token" if is_trained_token else "mean")
+        if item_prompt is None:
+            item_prompt = ITEM_PROMPT if item_backbone.is_causal else ""
+        has_joint = wants_whitening(settings) is not None or item_backbone.hidden_size != user_backbone.hidden_size
+    recipe = settings.user_stage if settings.has_user_stage else settings.end_to_end
+    return HLLMConfig(
+        embedding_dim=user_backbone.hidden_size,
+        item_input=settings.item_input,
+        text_fields=tuple(text_fields),
+        item_prompt=ITEM_PROMPT if item_prompt is None else item_prompt,
+        max_text_tokens=settings.max_text_tokens,
+        pooling=pooling or "item_token",
+        max_history_length=settings.history_length,
+        has_time_features=settings.time_features,
+        has_item_vectors=settings.item_vectors or settings.item_input == "id",
+        has_joint=has_joint,
+        dropout=recipe.dropout,
+    )

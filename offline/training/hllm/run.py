@@ -1,0 +1,119 @@
+"""One training run of an HLLM, from a dataset to a model in the store."""
+
+import torch
+from accelerate import PartialState
+
+from model_store.artifacts.manifest import ModelManifest
+from model_store.hllm.files import save_hllm
+from model_store.hllm.network import HLLM, KIND
+from offline.indexing.catalogue_tokens import tokenize_catalogue
+from offline.training.hllm.build import build_model, set_dropout, wants_whitening
+from offline.training.hllm.settings import TrainSettings
+from offline.training.hllm.tasks import EndToEndTask, UserLLMTask
+from offline.training.hllm.text_states import catalogue_states, whiten
+from offline.training.ranking_task import RankingTask
+from offline.training.run import Run, finish_run, start_run
+from offline.training.windows import collate_windows
+
+
+def train_hllm(settings: TrainSettings) -> ModelManifest:
+    """Trains an HLLM and adds it to the store.
+
+    A run that was killed goes on where its last checkpoint was if it is started again with the same dataset
+    and settings (the time limit may differ). Under torchrun, all processes call this and the first one
+    writes.
+
+    Args:
+        settings: What to train on what.
+
+    Returns:
+        The model's manifest; ``metrics`` has the validation figures, ``training`` the split and the recipe.
+
+    Raises:
+        InvalidInput: Bad dataset or settings.
+        TrainingCollapsed: The item embeddings became one.
+    """
+    run = start_run(settings)
+    model = build_model(settings, run.corpus.catalogue, run.corpus.known_ids).to(run.device)
+    if wants_whitening(settings) is not None:
+        _start_whitened(model, run, settings)
+    if settings.has_end_to_end:
+        _train_end_to_end(model, run, settings)
+    if settings.has_user_stage:
+        _train_user_llm(model, run, settings)
+    return finish_run(
+        run,
+        kind=KIND,
+        embedding_dim=model.config.embedding_dim,
+        save=lambda directory: save_hllm(model.cpu(), directory),
+        figures=RankingTask.metrics,
+    )
+
+
+def _start_whitened(model: HLLM, run: Run, settings: TrainSettings) -> None:
+    power = wants_whitening(settings)
+    assert model.item_llm is not None
+    assert model.item_llm.joint is not None
+    assert power is not None
+    states = catalogue_states(model, run.corpus.catalogue, directory=run.directory("text"), before_joint=True)
+    whiten(model.item_llm.joint, states, power=power, rms=settings.whiten_rms)
+
+
+def _train_end_to_end(model: HLLM, run: Run, settings: TrainSettings) -> None:
+    recipe = settings.end_to_end
+    assert recipe.negatives is not None
+    assert model.user_llm is not None
+    path = run.directory(f"tokens-{PartialState().process_index}") / "token_ids.int32"
+    task = EndToEndTask(
+        model,
+        vector_rows=run.vector_rows(model.item_vectors),
+        false_negative_cosine=settings.false_negative_cosine,
+        tokens=tokenize_catalogue(model, run.corpus.catalogue, path=path),
+        candidates=run.candidates(recipe),
+    )
+    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
+    run.train_stage("end_to_end", task, collate=collate_windows, recipe=recipe)
+
+
+def _train_user_llm(model: HLLM, run: Run, settings: TrainSettings) -> None:
+    recipe = settings.user_stage
+    text_states, joint = None, None
+    if model.item_llm is not None:
+        text_states, joint = _text_of_user_stage(model, run, settings)
+    assert model.user_llm is not None
+    # without the Item LLM: what is frozen need not be in every checkpoint
+    trained = HLLM(
+        model.config,
+        item_llm=None,
+        item_tokenizer=None,
+        user_llm=model.user_llm,
+        item_vectors=model.item_vectors,
+    )
+    trained.logit_scale = model.logit_scale
+    task = UserLLMTask(
+        trained,
+        vector_rows=run.vector_rows(model.item_vectors),
+        false_negative_cosine=settings.false_negative_cosine,
+        text_states=text_states,
+        joint=joint,
+        candidates=run.candidates(recipe),
+    )
+    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
+    run.train_stage("user_llm", task, collate=collate_windows, recipe=recipe)
+
+
+def _text_of_user_stage(model: HLLM, run: Run, settings: TrainSettings) -> tuple[torch.Tensor, torch.nn.Linear | None]:
+    """The stored text embeddings, and the joint if it is to learn: then they are those before it."""
+    assert model.item_llm is not None
+    joint = model.item_llm.joint
+    directory = run.directory("trained_text" if settings.has_end_to_end else "text")
+    states = catalogue_states(model, run.corpus.catalogue, directory=directory, before_joint=joint is not None)
+    states = states.to(run.device)
+    # a joint that neither a whitening nor stage 1 has set means nothing yet
+    is_unset = wants_whitening(settings) is None and not settings.has_end_to_end
+    if joint is None or settings.train_joint or is_unset:
+        return states, joint
+    with torch.no_grad():
+        text = joint(states)
+        text[0] = 0.0
+    return text, None

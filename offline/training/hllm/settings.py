@@ -1,0 +1,138 @@
+"""What the training of an HLLM is told, and the recipes behind ``--preset``."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from model_store.errors import InvalidInput
+from offline.training.run_settings import Recipe, RunSettings, check_preset
+
+Stage = Literal["auto", "1", "2", "both"]
+
+
+@dataclass(frozen=True)
+class PresetRecipes:
+    """The recipes of a preset; ``model_store.backbone.load`` has the shapes of its models from scratch."""
+
+    end_to_end: Recipe
+    user_llm: Recipe
+    max_history_length: int = 50
+    bf16_on_cpu: bool = True
+
+
+PRESETS = {
+    "tiny": PresetRecipes(
+        end_to_end=Recipe(epochs=2, batch_size=32, learning_rate=1e-3, negatives=128, dropout=0.1),
+        user_llm=Recipe(epochs=8, batch_size=64, learning_rate=1e-3, dropout=0.2, attention_dropout=0.1),
+        max_history_length=30,
+        bf16_on_cpu=False,
+    ),
+    # tuned on Amazon Beauty (2014) with a frozen MiniLM, on validation; docs/training.md has what it reaches on test
+    "small": PresetRecipes(
+        end_to_end=Recipe(epochs=3, batch_size=32, learning_rate=3e-4, negatives=512, dropout=0.1),
+        user_llm=Recipe(epochs=8, batch_size=128, learning_rate=1e-3, dropout=0.4, attention_dropout=0.2),
+    ),
+    # the paper's settings (arXiv 2409.12740), as far as one process can follow them
+    "base": PresetRecipes(
+        end_to_end=Recipe(epochs=5, batch_size=16, learning_rate=1e-4, negatives=512, schedule="cosine", warmup=0.1),
+        user_llm=Recipe(
+            epochs=10,
+            batch_size=128,
+            learning_rate=3e-4,
+            dropout=0.3,
+            negatives=8192,
+            schedule="cosine",
+            warmup=0.1,
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainSettings(RunSettings):
+    """One training run of an HLLM; see :class:`RunSettings` for what it shares with other kinds.
+
+    Without ``text_fields``, title and every attribute are read.
+
+    Attributes:
+        item_llm: Directory or hub id of a pre-trained Item LLM; None makes one of the preset's shape from
+            scratch.
+        user_llm: Likewise for the User LLM.
+        item_input: ``id`` trains the ID twin: item vectors alone, no text.
+        stage: ``1`` end to end, ``2`` the User LLM on stored text embeddings, ``both``; ``auto``: ``2`` with
+            a pre-trained Item LLM or item ids, else ``both``.
+        freeze_item_llm: In stage 1, train only what comes after the Item LLM. Stage 2 never trains it.
+        whiten_power: Starts the joint as a whitening of the text embeddings: 0 keeps their spread, 1 makes
+            all directions equally wide. None: 1 with a pre-trained Item LLM, none from scratch. Negative:
+            none.
+        whiten_rms: Size of the whitened embeddings' components. It sets how fast the item vectors, which start at
+            zero, gain on the text: at 1 they hardly move it within ten epochs, at 0.02 they soon drown it.
+        train_joint: Let the joint learn in stage 2 too.
+        item_vectors: A learned vector per known item, added to its text embedding.
+        time_features: Let the User LLM read timestamps.
+        item_prompt: Before the text; None: the paper's for a decoder, nothing for an encoder.
+        max_text_tokens: Longer texts are cut.
+        pooling: None: the mean for an encoder and where [ITEM] is never trained, else the [ITEM] state.
+        lora_r: Rank of adapters on the Item LLM in stage 1 (0: full training), with ``lora_alpha`` and
+            dropout.
+        lora_user: Adapters on the User LLM too.
+    """
+
+    item_llm: str | None = None
+    user_llm: str | None = None
+    item_input: Literal["text", "id"] = "text"
+    stage: Stage = "auto"
+    freeze_item_llm: bool = False
+    whiten_power: float | None = None
+    whiten_rms: float = 0.1
+    train_joint: bool = False
+    item_vectors: bool = True
+    time_features: bool = False
+    item_prompt: str | None = None
+    max_text_tokens: int = 256
+    pooling: Literal["item_token", "mean"] | None = None
+    lora_r: int = 0
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    lora_user: bool = False
+
+    def __post_init__(self) -> None:
+        check_preset(self.preset, PRESETS)
+        if self.item_input == "id" and self.item_llm is not None:
+            raise InvalidInput("--item-input id reads no text, so --item-llm has no use; leave it out")
+        if self.item_input == "id" and self.stage in ("1", "both"):
+            raise InvalidInput(f"--stage {self.stage} trains an Item LLM, and --item-input id has none; expected 2")
+        super().__post_init__()
+
+    @property
+    def has_end_to_end(self) -> bool:
+        """Whether stage 1 is run."""
+        is_from_scratch = self.item_llm is None and self.item_input == "text"
+        return self.stage in ("1", "both") or (self.stage == "auto" and is_from_scratch)
+
+    @property
+    def has_user_stage(self) -> bool:
+        """Whether stage 2 is run."""
+        return self.stage != "1"
+
+    @property
+    def history_length(self) -> int:
+        """L."""
+        return self.max_history_length or PRESETS[self.preset].max_history_length
+
+    @property
+    def bf16_on_cpu(self) -> bool:
+        """Whether ``precision`` ``auto`` means bf16 on a CPU that has it."""
+        return PRESETS[self.preset].bf16_on_cpu
+
+    @property
+    def end_to_end(self) -> Recipe:
+        """Of stage 1, with what was set instead of the preset's."""
+        recipe = self.overridden(PRESETS[self.preset].end_to_end)
+        if recipe.negatives is None:
+            raise InvalidInput("--negatives all is for stage 2; stage 1 encodes its negatives, expected a number")
+        return recipe
+
+    @property
+    def user_stage(self) -> Recipe:
+        """Of stage 2, with what was set instead of the preset's."""
+        return self.overridden(PRESETS[self.preset].user_llm)

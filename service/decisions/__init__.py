@@ -1,0 +1,1 @@
+"""What an answer was made of: recorded, kept, shown and replayed."""

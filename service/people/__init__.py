@@ -1,0 +1,1 @@
+"""All that is kept of a user or session, and how they are forgotten."""

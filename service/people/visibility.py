@@ -1,0 +1,71 @@
+"""How long it takes from the acknowledgement of an event until an answer counts it in.
+
+Every answer that begins after an acknowledgement counts the event in, so what is measured is mostly how soon the user
+asks again; where it gets long for users who ask at once, as on a page that reports a click and then loads, something is
+wrong. Each process knows of the events that it has acknowledged itself.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from model_store.people.owner import Owner
+from service.recommend.ask import Interaction
+
+_MAX_WAITING = 10_000
+
+
+class EventVisibility:
+    """The oldest event of each user and session that no answer has counted in yet. For the event loop.
+
+    Args:
+        became_visible: Is given the seconds from each acknowledgement to the answer.
+        clock: In seconds.
+    """
+
+    def __init__(
+        self, became_visible: Callable[[float], None] | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._became_visible = became_visible
+        self._clock = clock
+        # by the hash of the owner; nothing else of them is kept
+        self._waiting: OrderedDict[str, tuple[str, int | None, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def acknowledged(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
+        """Events of one owner were acknowledged now; of many owners the ones that wait longest are given up."""
+        if interactions:
+            first = interactions[0]
+            self._waiting.setdefault(owner.hash, (first.item_id, first.timestamp, self._clock()))
+            if len(self._waiting) > _MAX_WAITING:
+                self._waiting.popitem(last=False)
+
+    def answered(self, owners: Sequence[Owner], interactions: Sequence[Interaction]) -> None:
+        """An answer to these owners was made of this history, oldest first."""
+        for owner in owners if self._waiting else ():
+            waiting = self._waiting.get(owner.hash)
+            if waiting is None:
+                continue
+            item_id, timestamp, since = waiting
+            if any(one.item_id == item_id and one.timestamp == timestamp for one in reversed(interactions)):
+                del self._waiting[owner.hash]
+                if self._became_visible is not None:
+                    self._became_visible(self._clock() - since)
+            elif _is_older(timestamp, interactions):
+                # it came late and did not make it into what is kept
+                del self._waiting[owner.hash]
+
+    def forget(self, owner_hash: str) -> None:
+        """Waits no more for an event of this owner."""
+        self._waiting.pop(owner_hash, None)
+
+    def forget_all(self) -> None:
+        """Waits for nothing any more."""
+        self._waiting.clear()
+
+
+def _is_older(timestamp: int | None, interactions: Sequence[Interaction]) -> bool:
+    oldest = interactions[0].timestamp if interactions else None
+    return timestamp is not None and oldest is not None and timestamp < oldest

@@ -1,0 +1,267 @@
+"""What is asked of the pipeline, and what it answers; plain values."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_store.hatllm.config import Mode
+from service.engine.served_bundle import ServedBundle
+from service.recommend.candidates.filters import Node
+
+SOURCE_MODEL = "model"
+SOURCE_RETRIEVE = "fallback:retrieve"
+SOURCE_LAST_EMBEDDING = "fallback:last_embedding"
+SOURCE_SIMILAR = "fallback:similar_items"
+SOURCE_SEGMENT = "fallback:segment_popular"
+SOURCE_POPULAR = "fallback:popular"
+DEFAULT_FIELDS = ("title",)
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One entry of a history: the item, when and in which way (None where the caller did not say)."""
+
+    item_id: str
+    timestamp: int | None = None
+    type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWish:
+    """Whose popularity is meant where popular items are served.
+
+    Attributes:
+        attribute: That the segment is a value of; what the settings or the catalogue say by default.
+        value: The segment; the most frequent one among the latest items of the history by default.
+    """
+
+    attribute: str | None = None
+    value: str | int | bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepNote:
+    """What became of one step of the ladder.
+
+    Attributes:
+        step: ``history``, ``generate``, ``model``, or a step that ``source`` may name.
+        reason: Why it did not answer; ``answered`` for the one that did, ``repeated`` where that was the
+            answer before. A few fixed words.
+    """
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioRef:
+    """Which scenario a query was made by; the version is a hash of what it says."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """An item that, where it may be returned at all, has this place (from 1) in the list."""
+
+    item_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """Moves items up or down: ``(1 + score) * multiply + add`` takes the place of ``1 + score`` in the order.
+
+    Attributes:
+        item_ids: Which items; with none, those that pass ``filter``.
+        filter: Which items.
+        multiply: More than 0.
+        add: To the same number, which is 0 to 2 for a cosine.
+    """
+
+    item_ids: tuple[str, ...] = ()
+    filter: Node | None = None
+    multiply: float = 1.0
+    add: float = 0.0
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request.
+
+    Attributes:
+        user_id: Whose stored history is read, unless ``history`` is given.
+        k: How many items are wanted.
+        timeout_seconds: For the whole answer.
+        history: Used instead of the stored one; oldest first.
+        filter: What must hold of an item; None lets everything pass.
+        exclude_item_ids: Never returned.
+        exclude_seen: Whether items of the history are never returned.
+        seen_types: Types of events that count as seen; all if empty.
+        seen_max_age_seconds: What is older does not count as seen.
+        asked_at: Seconds since 1970, which ages are measured from.
+        max_per: Attribute to how many items of one of its values may be returned.
+        pins: Items with a place.
+        boosts: What moves items up or down.
+        scenario: Where some of this comes from; it is merged in already.
+        asked_by: Name of the API key.
+        paginate: Whether the list goes on beyond ``k``, for later pages.
+        diversity: In [0, 1].
+        explain: Whether reasons are wanted.
+        return_fields: Which fields of the items are wanted; the title by default.
+        model: Kind of model; that of the user's arm of an experiment, or the default one, by default.
+        mode: How the model is to recommend; what the settings say by default.
+        min_event_token: Names a batch of events that must be counted in.
+        session_id: Whose stored history is read, beside the user's if both are given.
+        segment: Of popular items.
+    """
+
+    user_id: str | None
+    k: int
+    timeout_seconds: float
+    history: Sequence[Interaction] | None = None
+    filter: Node | None = None
+    exclude_item_ids: Sequence[str] = ()
+    exclude_seen: bool = True
+    seen_types: Sequence[str] = ()
+    seen_max_age_seconds: int | None = None
+    asked_at: float = field(default_factory=time.time)
+    max_per: Mapping[str, int] = field(default_factory=dict)
+    pins: Sequence[Pin] = ()
+    boosts: Sequence[Boost] = ()
+    scenario: ScenarioRef | None = None
+    asked_by: str | None = None
+    paginate: bool = False
+    diversity: float = 0.0
+    explain: bool = False
+    return_fields: Sequence[str] | None = None
+    model: str | None = None
+    mode: Mode | None = None
+    min_event_token: str | None = None
+    session_id: str | None = None
+    segment: SegmentWish = SegmentWish()
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One item of an answer.
+
+    Attributes:
+        item_id: Which one.
+        score: A log-probability of a generated item, a cosine of a retrieved one, 0 where no model scored it.
+        fields: What was wanted of it.
+        reasons: (item_id of the history, weight), the heaviest first; weights sum to 1.
+    """
+
+    item_id: str
+    score: float
+    fields: Mapping[str, Any]
+    reasons: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One item of a list, before it is described.
+
+    Attributes:
+        item_index: In 1..N.
+        score: As in ``RankedItem``.
+        is_from_model: Whether a model chose it; else it is a popular one.
+        is_pinned: Whether it has its place by the scenario.
+    """
+
+    item_index: int
+    score: float
+    is_from_model: bool = True
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How candidates were looked for, once.
+
+    Attributes:
+        name: ``over_fetch``, ``selector`` or ``exact_scan``.
+        num_admissible: Items that might be returned.
+        num_fetched: Items that the index was asked for, or that were compared.
+        num_found: Admissible ones among them, at most as many as were wanted.
+    """
+
+    name: str
+    num_admissible: int
+    num_fetched: int
+    num_found: int
+
+
+@dataclass
+class Timing:
+    """Seconds per step; ``encode`` is all that the model did, and ``queue`` all waiting for it."""
+
+    history: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    search: float = 0.0
+    rank: float = 0.0
+    total: float = 0.0
+
+    def seconds(self) -> dict[str, float]:
+        """By step, the total last."""
+        return {
+            "history": self.history,
+            "queue": self.queue,
+            "encode": self.encode,
+            "search": self.search,
+            "rank": self.rank,
+            "total": self.total,
+        }
+
+    def milliseconds(self) -> dict[str, float]:
+        """By step, the total last; rounded to microseconds."""
+        return {step: round(seconds * 1_000, 3) for step, seconds in self.seconds().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The arm of an experiment that a user is in; who answered is in the answer's bundle."""
+
+    experiment: str
+    arm: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One answer.
+
+    Attributes:
+        served: The bundle that answered.
+        mode: How its model recommends.
+        items: At most k, best first.
+        source: ``model`` or ``fallback:<step>``.
+        warnings: What the caller should know.
+        history_length: Interactions that the model read.
+        timing: Seconds per step.
+        assignment: None where no experiment decided.
+        fallback_reason: Why it is a fallback, for the metrics.
+        steps: What became of each step that was due, in order; the last one answered.
+        ranked: The whole list that ``items`` is the beginning of; longer than ``items`` only with ``paginate``.
+        plans: How candidates were looked for.
+        filtered: How many items each reason kept from the list, for the metrics.
+        recommendation_id: Names the answer, for events that follow from it.
+    """
+
+    served: ServedBundle
+    mode: Mode
+    items: Sequence[RankedItem]
+    source: str
+    warnings: Sequence[str]
+    history_length: int
+    timing: Timing
+    recommendation_id: str
+    assignment: Assignment | None = None
+    fallback_reason: str | None = None
+    steps: Sequence[StepNote] = ()
+    ranked: Sequence[Ranked] = ()
+    plans: Sequence[Plan] = ()
+    filtered: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Which items may be returned: filters, exclusions, caps, segments."""

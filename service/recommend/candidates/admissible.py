@@ -1,0 +1,180 @@
+"""What may be returned: the one place where filters, exclusions, seen and hidden items come together.
+
+Every step of every path asks the same ``Admissible``, and each list is checked against it last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from model_store.catalogue.catalogue import Catalogue
+from service.engine.served_bundle import ServedBundle
+from service.errors import InvalidRequest
+from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
+from service.recommend.ask import DEFAULT_FIELDS, Interaction, Query
+from service.recommend.candidates.caps import check_capped
+from service.recommend.candidates.filters import Node, evaluate, leaves, unpack
+
+# More hidden items than this are taken out of the mask: a list of exclusions is looked through at every step.
+_MANY_HIDDEN = 1_000
+
+
+@dataclass(frozen=True)
+class Admissible:
+    """The items that may be returned.
+
+    Attributes:
+        num_items: N.
+        mask: (N,) bool by row (``item_index - 1``), or None where the filter lets everything pass.
+        excluded: (E,) int64, unique and ascending ``item_index`` that may not be returned whatever the mask says.
+        removed: How many items each reason takes away, by itself: ``filter``, ``hidden``, ``excluded``, ``seen``.
+    """
+
+    num_items: int
+    mask: np.ndarray | None
+    excluded: np.ndarray
+    removed: Mapping[str, int] = field(default_factory=dict)
+
+    def keep(self, item_indices: np.ndarray) -> np.ndarray:
+        """Which of ``item_indices`` may be returned: a bool array of their length; 0 may not."""
+        is_kept: np.ndarray = item_indices > 0
+        if len(self.excluded):
+            # np.isin sorts both again, which takes as long as a search
+            places = np.minimum(np.searchsorted(self.excluded, item_indices), len(self.excluded) - 1)
+            is_kept &= self.excluded[places] != item_indices
+        if self.mask is not None:
+            is_kept &= self.mask[np.maximum(item_indices - 1, 0)]
+        return is_kept
+
+    def allowed(self) -> np.ndarray:
+        """Which rows may be returned: (N,) bool, the caller's own."""
+        allowed = np.ones(self.num_items, dtype=bool) if self.mask is None else self.mask.copy()
+        allowed[self.excluded - 1] = False
+        return allowed
+
+    def indices(self) -> np.ndarray:
+        """All that may be returned, ascending, int64."""
+        return np.flatnonzero(self.allowed()).astype(np.int64) + 1
+
+    def without(self, item_indices: np.ndarray) -> "Admissible":
+        """The same but for these items, int64."""
+        return Admissible(self.num_items, self.mask, np.union1d(self.excluded, item_indices))
+
+    def within(self, mask: np.ndarray) -> "Admissible":
+        """The same, but only the rows of ``mask``, (N,) bool."""
+        return Admissible(self.num_items, mask if self.mask is None else self.mask & mask, self.excluded)
+
+    def count(self) -> int:
+        """How many may be returned."""
+        if self.mask is None:
+            return self.num_items - len(self.excluded)
+        return int(np.count_nonzero(self.mask)) - int(np.count_nonzero(self.mask[self.excluded - 1]))
+
+
+class NothingHidden:
+    """A HiddenReader where nobody hides anything."""
+
+    async def current(self, *, within: float) -> HiddenItems:  # noqa: ARG002 - the protocol's
+        """Nothing."""
+        return NOTHING_HIDDEN
+
+
+def admissible_items(
+    served: ServedBundle, query: Query, seen: Sequence[Interaction], hidden: HiddenItems
+) -> Admissible:
+    """Decides what may be returned for a query. May take long: not in the event loop.
+
+    Args:
+        served: Whose catalogue.
+        query: What was asked.
+        seen: All that is known of the user's interactions.
+        hidden: What operators have hidden.
+
+    Raises:
+        InvalidRequest: A filter of the wrong type for its attribute.
+    """
+    catalogue = served.catalogue
+    mask = None
+    removed: dict[str, int] = {}
+    if query.filter is not None:
+        mask = unpack(evaluate(query.filter, catalogue, served.masks), len(catalogue))
+        removed["filter"] = len(mask) - int(np.count_nonzero(mask))
+    excluded = [exclusions(catalogue, query.exclude_item_ids), exclusions(catalogue, seen_item_ids(query, seen))]
+    removed["excluded"], removed["seen"] = map(len, excluded)
+    if hidden.item_ids:
+        found = served.masks.get(("hidden", hidden.serial), lambda: exclusions(catalogue, list(hidden.item_ids)))
+        removed["hidden"] = len(found)
+        if len(found) <= _MANY_HIDDEN:
+            excluded.append(found)
+        else:
+            mask = np.ones(len(catalogue), dtype=bool) if mask is None else mask
+            mask[found - 1] = False
+    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)), removed)
+
+
+def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str]:
+    """What counts as seen: all interactions, or those of some types, or not too old ones.
+
+    An interaction whose type or time nobody said is taken for one that counts.
+    """
+    if not query.exclude_seen:
+        return []
+    types = frozenset(query.seen_types)
+    oldest = None if query.seen_max_age_seconds is None else query.asked_at - query.seen_max_age_seconds
+    return [
+        entry.item_id
+        for entry in interactions
+        if (not types or entry.type is None or entry.type in types)
+        and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
+    ]
+
+
+def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:
+    """The item indices of these ids: unique, without unknown ones, int64."""
+    indices = np.unique(catalogue.indices_of(item_ids))
+    return indices[indices > 0]
+
+
+def check_query(served: ServedBundle, query: Query) -> None:
+    """Refuses a query that names attributes which the catalogue does not have.
+
+    Raises:
+        InvalidRequest: Names the first unknown one, where it stands, and all known ones.
+    """
+    catalogue = served.catalogue
+    check_attributes(catalogue, query.return_fields or (), allowed=DEFAULT_FIELDS)
+    for name in query.max_per:
+        check_attributes(catalogue, [name], place="/max_per")
+        check_capped(served, name)
+    for node in (query.filter, *(boost.filter for boost in query.boosts)):
+        if node is not None:
+            check_filter(catalogue, node)
+
+
+def check_filter(catalogue: Catalogue, node: Node) -> None:
+    """Refuses a filter over attributes that the catalogue does not have.
+
+    Raises:
+        InvalidRequest: Names the first unknown one, its place, and all known ones.
+    """
+    for leaf in leaves(node):
+        check_attributes(catalogue, [leaf.attribute], place=leaf.path)
+
+
+def check_attributes(
+    catalogue: Catalogue, names: Mapping[str, Any] | Sequence[str], *, allowed: Sequence[str] = (), place: str = ""
+) -> None:
+    """Refuses attributes that the catalogue does not have.
+
+    Raises:
+        InvalidRequest: Names the first unknown one and all known ones.
+    """
+    known = {*catalogue.attribute_names, *allowed}
+    for name in names:
+        if name not in known:
+            where = f"{place}: " if place else ""
+            raise InvalidRequest(
+                f"{where}unknown attribute {name!r}; the catalogue has {sorted(known)}", code="unknown_attribute"
+            )

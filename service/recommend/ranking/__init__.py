@@ -1,0 +1,1 @@
+"""From a user embedding to an ordered list: search, order, explain."""

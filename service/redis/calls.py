@@ -1,0 +1,137 @@
+"""How this service talks to Redis or Redis Cluster: bounded in time and in number, scripts by their hash.
+
+A script runs by its hash (EVALSHA); a server that does not know it (restarted, failed over, or a cluster node that
+never saw it) is given the source in the same call. Every read goes to a master, never to a replica, so whoever was told
+that a write is done finds it in the next read, from whichever process.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from service.errors import HistoryUnavailable
+
+LOGGER = logging.getLogger(__name__)
+
+# Below the connection limit of either client, which refuses instead of waiting.
+_CALLS_AT_ONCE = 64
+_RETRIES = 2
+# Answers of version 3 are turned back into those of version 2 one value at a time, in Python.
+_PROTOCOL = 2
+
+
+def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | RedisCluster":
+    """Makes a client; connects on first use, so that the service starts while Redis is down.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        cluster: Whether the url names a node of a Redis Cluster.
+        timeout_seconds: For connecting and for each answer.
+    """
+    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES)
+    if cluster:
+        return RedisCluster.from_url(
+            url,
+            protocol=_PROTOCOL,
+            retry=retry,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+        )
+    return Redis.from_url(
+        url,
+        protocol=_PROTOCOL,
+        retry=retry,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        health_check_interval=30,
+    )
+
+
+class Script:
+    """One Lua script of this package.
+
+    Args:
+        name: Of its file, without ``.lua``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.source = files("service.redis").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisCalls:
+    """Calls to one Redis or Redis Cluster.
+
+    Args:
+        client: Of a server, or of a cluster. Its owner closes it.
+        timeout_seconds: For one whole call, retries included.
+    """
+
+    def __init__(self, client: "Redis | RedisCluster", *, timeout_seconds: float) -> None:
+        self.client = client
+        self._timeout_seconds = timeout_seconds
+        self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        """Runs a script whose keys are all in one slot; only within ``calling``."""
+        async with self._slots:
+            try:
+                return await self.client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self.client.eval(script.source, len(keys), *keys, *arguments)
+
+    async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Runs a script several times, each with (keys, arguments); together where there is one server."""
+        if isinstance(self.client, RedisCluster):
+            return list(await asyncio.gather(*(self.run(script, keys, *arguments) for keys, arguments in calls)))
+        async with self._slots:
+            pipeline = self.client.pipeline(transaction=False)
+            for keys, arguments in calls:
+                pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        for place, (keys, arguments) in enumerate(calls):
+            if isinstance(answers[place], NoScriptError):
+                answers[place] = await self.run(script, keys, *arguments)
+            elif isinstance(answers[place], Exception):
+                raise answers[place]
+        return answers
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[Any]:
+        """The client, for a few calls one after the other; only within ``calling``."""
+        async with self._slots:
+            yield self.client
+
+    @asynccontextmanager
+    async def calling(self, purpose: str, *, timeout_seconds: float | None = None) -> AsyncIterator[None]:
+        """Bounds what is done inside in time, and maps what the client raises to our own error.
+
+        Args:
+            purpose: What is done, for the log and the error.
+            timeout_seconds: For all of it; that of every call by default.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer, in time or at all.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds or self._timeout_seconds):
+                if isinstance(self.client, RedisCluster):
+                    # Concurrent first calls of a client that has not read the topology go to random nodes, and the
+                    # storm of redirections makes it drop its connections (redis-py 8.1). Free once it has.
+                    await self.client.initialize()
+                yield
+        # AttributeError: the cluster client re-reads the topology after an error and may take a connection's writer
+        # away from a call that is still connecting (redis-py 8.1).
+        except (RedisError, OSError, TimeoutError, AttributeError) as error:
+            LOGGER.warning("Redis failed to %s: %s: %s", purpose, type(error).__name__, error)
+            raise HistoryUnavailable(f"the history store failed to {purpose}: {type(error).__name__}") from error

@@ -1,0 +1,101 @@
+"""Decision records in Redis: kept for a while, within a bound on their bytes, and erased with their user.
+
+A record lives in the shard that its recommendation id names, which is its user's: so it is found by the id alone, and
+one script keeps it, or does not because the user was erased meanwhile.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model_store.people.owner import NUM_SHARDS
+from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, shard_of
+from service.redis.calls import RedisCalls, Script
+from service.redis.keys import decision_keys, erased_key, owner_key
+
+# The newest records of one user or session; so many ids are looked at when they are erased.
+_MAX_PER_OWNER = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionLimits:
+    """What is kept of all decisions.
+
+    Attributes:
+        max_bytes: Of all records together, shared evenly by the shards.
+        ttl_seconds: How long each is kept.
+    """
+
+    max_bytes: int
+    ttl_seconds: int
+
+    @property
+    def max_bytes_per_shard(self) -> int:
+        """Of all records of a shard."""
+        return self.max_bytes // NUM_SHARDS
+
+
+class RedisDecisionStore:
+    """Keeps and finds decision records.
+
+    Args:
+        calls: To Redis.
+        limits: What is kept.
+    """
+
+    def __init__(self, calls: RedisCalls, limits: DecisionLimits) -> None:
+        self._calls = calls
+        self._limits = limits
+        self._script = Script("record_decision")
+
+    async def put(self, records: Sequence[DecisionRecord]) -> list[bool]:
+        """Keeps records.
+
+        Returns:
+            For each whether it is kept: not if its user was erased since it was made.
+
+        Raises:
+            ValueError: An id does not name the shard of the owner, or a document is too large.
+            HistoryUnavailable: Redis did not take all of them. Asking again is safe.
+        """
+        calls = [(_keys(record), self._arguments(record)) for record in records]
+        async with self._calls.calling("keep decision records"):
+            return [bool(kept) for kept in await self._calls.run_many(self._script, calls)]
+
+    def _arguments(self, record: DecisionRecord) -> tuple[str | int | bytes, ...]:
+        limits = self._limits
+        if len(record.packed) > min(MAX_RECORD_BYTES, limits.max_bytes_per_shard):
+            raise ValueError(f"a record of {len(record.packed)} bytes, expected at most {MAX_RECORD_BYTES}")
+        return (
+            record.recommendation_id,
+            int(record.made_at * 1_000),
+            record.packed,
+            int(time.time() * 1_000),
+            limits.ttl_seconds * 1_000,
+            limits.max_bytes_per_shard,
+            _MAX_PER_OWNER,
+        )
+
+    async def get(self, recommendation_id: str) -> bytes | None:
+        """The document of a record; None if there is none (any more).
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        shard = shard_of(recommendation_id)
+        if shard is None:
+            return None
+        records, by_time, _ = decision_keys(shard)
+        async with self._calls.calling("read a decision record"), self._calls.slot() as client:
+            made = await client.zscore(by_time, recommendation_id)
+            packed: bytes | None = await client.hget(records, recommendation_id)
+        is_over = made is None or made / 1_000 < time.time() - self._limits.ttl_seconds
+        return None if is_over else packed
+
+
+def _keys(record: DecisionRecord) -> Sequence[str]:
+    shard, owner = shard_of(record.recommendation_id), record.owner
+    if shard is None or (owner is not None and owner.shard != shard):
+        raise ValueError(f"recommendation id {record.recommendation_id!r} does not name its owner's shard")
+    keys = decision_keys(shard)
+    return keys if owner is None else (*keys, owner_key(owner, "decisions"), erased_key(owner))

@@ -1,0 +1,274 @@
+"""Histories and the event log in Redis or Redis Cluster, written by one Lua script.
+
+Everything that is kept of a user or session lies in one hash slot (``model_store.people.event_log``), and so does
+the part of the event log that their events go to. So an event is in the history *and* in the log, or in neither,
+whatever is killed at whichever moment, in a cluster as on a single server.
+"""
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+
+from model_store.people.event_log import pack_event, unpack_events
+from model_store.people.owner import NUM_SHARDS, Owner
+from service.errors import HistoryUnavailable
+from service.http.random_ids import random_hex
+from service.people.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
+from service.redis.calls import RedisCalls, Script, connect
+from service.redis.erasing import Eraser
+from service.redis.keys import log_key, owner_key
+
+__all__ = ["RedisHistoryStore", "RetentionLimits", "connect"]
+
+LOGGER = logging.getLogger(__name__)
+
+_ARRIVAL_DIGITS = 16
+_LOG_FULL = -1
+_LOG_FULL_RETRY_SECONDS = 30
+# So long after it refused events, and has taken none since, it is not whole; /readyz turns back within two seconds.
+_REFUSED_SECONDS = 1.5
+# Newest sessions that are remembered as merged into one user.
+_MAX_MERGED_SESSIONS = 1_000
+# A session that gets events all the time is not waited for.
+_MERGE_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionLimits:
+    """What is kept of one user or session, and how much may wait for export.
+
+    Attributes:
+        max_events: Newest interactions that stay, and less than a tenth more: the oldest ones are dropped together.
+        max_remembered: Newest event ids (and batch tokens) that are still recognised as duplicates.
+        ttl_seconds: Both are forgotten this long after the last event of a user.
+        session_ttl_seconds: The same for a session.
+        max_logged: Events that may wait in the log, shared evenly by its shards; 0 = nothing is logged.
+    """
+
+    max_events: int = 500
+    max_remembered: int = 2_000
+    ttl_seconds: int = 90 * 86_400
+    session_ttl_seconds: int = 86_400
+    max_logged: int = 1_000_000
+
+    @property
+    def max_logged_per_shard(self) -> int:
+        """Beyond it, new events of the shard's users are refused."""
+        return -(-self.max_logged // NUM_SHARDS)
+
+    def ttl_of(self, owner: Owner) -> int:
+        """Seconds for which an owner is remembered after their last event."""
+        return self.session_ttl_seconds if owner.is_session else self.ttl_seconds
+
+
+class RedisHistoryStore:
+    """A HistoryStore in Redis.
+
+    Args:
+        client: Of a server, or of a cluster.
+        limits: What is kept.
+        timeout_seconds: For one whole call, retries included.
+    """
+
+    def __init__(self, client: "Redis | RedisCluster", *, limits: RetentionLimits, timeout_seconds: float) -> None:
+        self._calls = RedisCalls(client, timeout_seconds=timeout_seconds)
+        self._limits = limits
+        self._eraser = Eraser(self._calls, is_logged=limits.max_logged > 0)
+        self._refused_at = -math.inf
+        self._append_script = Script("append_events")
+        self._close_script = Script("close_session")
+
+    @property
+    def max_logged_per_shard(self) -> int:
+        """Entries of the event log at which a shard refuses events; 0 = nothing is logged."""
+        return self._limits.max_logged_per_shard
+
+    async def append(self, events: Sequence[Event]) -> AppendOutcome:
+        """Adds events to histories and to the log, one script call per owner.
+
+        Owners are independent: if Redis fails half-way the whole batch is refused, and sending it again is
+        safe, because what did arrive is recognised by its event ids.
+
+        Raises:
+            HistoryUnavailable: Redis did not take all of them, or the log is full (code ``event_log_full``).
+        """
+        token = random_hex(8)
+        by_owner: dict[Owner, list[Event]] = {}
+        for event in events:
+            by_owner.setdefault(event.owner, []).append(event)
+        try:
+            async with self._calls.calling("append events"):
+                answers = await asyncio.gather(
+                    *(
+                        self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
+                        for owner, some in by_owner.items()
+                    )
+                )
+        except HistoryUnavailable:
+            self._refused_at = time.monotonic()
+            raise
+        self._refused_at = -math.inf
+        if any(is_new is None for is_new in answers):
+            raise HistoryUnavailable(
+                "the event log is full: nothing that waits for export is dropped, so new events are refused until "
+                "offline.export_events --trim has run",
+                code="event_log_full",
+                retry_after_seconds=_LOG_FULL_RETRY_SECONDS,
+            )
+        new = [
+            event
+            for some, answer in zip(by_owner.values(), answers, strict=True)
+            for event, is_new in zip(some, answer or (), strict=True)
+            if is_new
+        ]
+        return AppendOutcome(new=new, duplicates=len(events) - len(new), event_token=token)
+
+    async def _append(self, owner: Owner, events: Sequence[Event], token: str, *, max_logged: int) -> list[bool] | None:
+        """Per event whether it was new; None if the log is full."""
+        keys = (owner_key(owner, "history"), owner_key(owner, "event_ids"), log_key(owner))
+        limits = self._limits
+        settings = (limits.max_events, limits.max_remembered, limits.ttl_of(owner), token, max_logged)
+        triples = chain.from_iterable((event.event_id, event.timestamp, _payload(event)) for event in events)
+        length, *is_new = await self._calls.run(self._append_script, keys, *settings, owner.field, owner.id, *triples)
+        return None if length == _LOG_FULL else [bool(one) for one in is_new]
+
+    async def read(
+        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one user's history, oldest first; events of a version that the caller knows are not parsed again.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        return await self._read(Owner(user_id), event_token, known_version)
+
+    async def read_session(
+        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+    ) -> StoredHistory:
+        """Reads one session's history, oldest first; the same as ``read``.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        return await self._read(Owner(session_id, is_session=True), event_token, known_version)
+
+    async def _read(self, owner: Owner, event_token: str | None, known_version: bytes | None) -> StoredHistory:
+        async with self._calls.calling("read a history"), self._calls.slot() as client:
+            # The token first: a batch that is known then is certainly in the history read after it.
+            includes_token = None
+            if event_token is not None:
+                score = await client.zscore(owner_key(owner, "event_ids"), f"t{event_token}")
+                includes_token = score is not None
+            rows: Any = await client.zrange(owner_key(owner, "history"), 0, -1, withscores=True)
+        version = _version(rows)
+        is_unchanged = version == known_version
+        events = () if is_unchanged else tuple(_events(owner, rows))
+        return StoredHistory(events, includes_token, version, is_unchanged)
+
+    async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
+        """Moves a session's events into a user's history.
+
+        The two may lie in different slots, so it takes several steps, each of which changes nothing when repeated: the
+        user is noted to own the session (so that erasing them reaches it), the events are added to the user's history
+        by their event ids, and only then taken out of the session. Killed in between, they are in both, and the next
+        call goes on. They are in the log already, once, under the session; a note there says whose they are.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        session, user = Owner(session_id, is_session=True), Owner(user_id)
+        moved = duplicates = 0
+        async with self._calls.calling("merge a session"):
+            for _ in range(_MERGE_ROUNDS):
+                async with self._calls.slot() as client:
+                    rows: Any = await client.zrange(owner_key(session, "history"), 0, -1, withscores=True)
+                if not rows:
+                    break
+                await self._note_session(user, session)
+                events = list(_events(session, rows))
+                is_new = await self._append(user, events, random_hex(8), max_logged=0) or []
+                moved += sum(is_new)
+                duplicates += len(is_new) - sum(is_new)
+                keys = (owner_key(session, "history"), log_key(session))
+                members = [member for member, _ in rows]
+                if not await self._calls.run(
+                    self._close_script, keys, int(self._limits.max_logged > 0), session.id, user.id, *members
+                ):
+                    break
+        return MergeOutcome(moved, duplicates)
+
+    async def _note_session(self, user: Owner, session: Owner) -> None:
+        key = owner_key(user, "sessions")
+        async with self._calls.slot() as client:
+            await client.zadd(key, {session.id: time.time()})
+            await client.zremrangebyrank(key, 0, -_MAX_MERGED_SESSIONS - 1)
+            await client.expire(key, self._limits.ttl_seconds)
+
+    async def merged_sessions(self, user_id: str) -> Sequence[str]:
+        """The newest sessions that were merged into a user.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        async with self._calls.calling("look for merged sessions"):
+            return [session.id for session in await self._eraser.sessions_of(Owner(user_id))]
+
+    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of a user, and of the sessions that were merged into them.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        return await self._eraser.erase(Owner(user_id))
+
+    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
+        """Deletes everything kept of a session.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer. Asking again is safe.
+        """
+        return await self._eraser.erase(Owner(session_id, is_session=True))
+
+    async def ping(self) -> None:
+        """Returns when Redis answers and did not just refuse events: when it is full it does the one without the other.
+
+        Raises:
+            HistoryUnavailable: It does not, or did.
+        """
+        async with self._calls.calling("ping"), self._calls.slot() as client:
+            await client.ping()
+        if time.monotonic() - self._refused_at < _REFUSED_SECONDS:
+            raise HistoryUnavailable("the history store answers, but does not take events")
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._calls.client.aclose()
+
+
+def _version(rows: Sequence[tuple[bytes, float]]) -> bytes:
+    """Of what Redis keeps, so that nothing has to be parsed for it; lengths, as members may contain anything."""
+    digest = hashlib.blake2b(array("q", [len(member) for member, _ in rows]).tobytes(), digest_size=16)
+    digest.update(array("d", [score for _, score in rows]).tobytes())
+    digest.update(b"".join([member for member, _ in rows]))
+    return digest.digest()
+
+
+def _payload(event: Event) -> bytes:
+    return pack_event(event.item_id, event.type, event.event_id, event.recommendation_id, event.properties)
+
+
+def _events(owner: Owner, rows: Sequence[tuple[bytes, float]]) -> Iterator[Event]:
+    user_id, session_id = (None, owner.id) if owner.is_session else (owner.id, None)
+    payloads = unpack_events(member[_ARRIVAL_DIGITS:] for member, _ in rows)
+    for (_, score), (item_id, kind, event_id, recommendation_id, properties) in zip(rows, payloads, strict=True):
+        yield Event(event_id, user_id, item_id, int(score), kind, recommendation_id, properties, session_id)

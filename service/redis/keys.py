@@ -1,0 +1,36 @@
+"""The names of what Redis holds of one user or session; all of them lie in the owner's shard, which is one hash slot.
+
+Ids are base64url in keys, so no id can leave its ``{tag}`` or be taken for another owner's.
+"""
+
+import base64
+from typing import Literal
+
+from model_store.people.event_log import shard_key, stream_key
+from model_store.people.owner import Owner
+
+Name = Literal["history", "event_ids", "decisions", "sessions", "pages"]
+
+
+def owner_key(owner: Owner, name: Name) -> str:
+    """The key of one thing that is kept of an owner."""
+    kind = "session" if owner.is_session else "user"
+    coded = base64.urlsafe_b64encode(owner.id.encode()).decode().rstrip("=")
+    return shard_key(owner.shard, f"{kind}:{coded}:{name}")
+
+
+def erased_key(owner: Owner) -> str:
+    """The key that says for a while when an owner was erased; it must not name them."""
+    return shard_key(owner.shard, f"erased:{owner.hash}")
+
+
+def log_key(owner: Owner) -> str:
+    """The key of the part of the event log that an owner's events go to."""
+    return stream_key(owner.shard)
+
+
+def decision_keys(shard: int) -> tuple[str, str, str]:
+    """The keys of a shard's decision records: hash of records, sorted set of their times, bytes that they take."""
+    names = ("decisions", "decisions_by_time", "decisions_bytes")
+    records, by_time, num_bytes = (shard_key(shard, name) for name in names)
+    return records, by_time, num_bytes

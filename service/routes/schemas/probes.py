@@ -1,0 +1,21 @@
+"""Bodies of the operators' endpoints."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from service.routes.schemas.wire import Wire
+
+
+class AdminRequest(Wire):
+    """The optional body of ``POST /admin/rollback``."""
+
+    model: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+
+
+class LiveBundlesAnswer(Wire):
+    """Which bundle answers for each kind of model."""
+
+    bundles: dict[str, str]
+    default: str | None
+    changed: list[str]
