@@ -16,6 +16,7 @@ from model_store.hatllm.files import load_hatllm
 from model_store.hatllm.network import HatLLM
 from model_store.hatllm.state_cache import CacheCounts, StateCache
 from model_store.hatllm.user_state import UserState
+from model_store.index import normalize
 from model_store.people.histories import History, ItemTitles, cut_history
 
 # Token rows of one forward pass; more histories are run one pass after the other.
@@ -97,7 +98,7 @@ class HatLLMUserEncoder:
         for rows in self._passes(cut):
             chosen = [cut[row] for row in rows]
             raw = self._fast(chosen) if self.model.runs_fast else self._dense(chosen)
-            users[rows] = torch.nn.functional.normalize(raw.float(), dim=-1).cpu().numpy()
+            users[rows] = normalize(raw.float().cpu().numpy())
         return users
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from model_store.hatllm import config as hatllm_config
 from model_store.hatllm.state_cache import CacheCounts
 from model_store.hatllm.user_encoder import HatLLMUserEncoder
 from model_store.hllm.files import load_hllm
+from model_store.index import normalize
 from model_store.kinds import read_kind
 from model_store.people.histories import EncodedItems, History, ItemEmbeddings, cut_history
 
@@ -183,8 +184,7 @@ class HLLMUserEncoder:
                 torch.from_numpy(is_item).to(self._device),
                 torch.from_numpy(timestamps).to(self._device),
             )
-            unit: np.ndarray = torch.nn.functional.normalize(users.float(), dim=-1).cpu().numpy()
-        return unit
+            return normalize(users.float().cpu().numpy())
 
 
 def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -15,7 +15,7 @@ import faiss as _faiss
 import numpy as np
 
 from model_store.errors import ArtifactCorrupt, ArtifactNotFound, InvalidInput
-from model_store.index.vectors import blocks, check_vectors, unit
+from model_store.index.vectors import blocks, check_vectors, normalize
 
 # its stubs do not know the keyword arguments that its Python layer adds
 faiss: Any = _faiss
@@ -147,7 +147,7 @@ class FaissIndex:
             return queries.astype(np.float32)
         queries = np.asarray(queries, dtype=np.float32)
         check_vectors(queries)
-        return unit(queries)
+        return normalize(queries)
 
     def _mask(self, allowed: np.ndarray) -> np.ndarray:
         allowed = np.asarray(allowed)
@@ -209,23 +209,23 @@ def load_faiss(path: Path, *, factory: str, parameters: Mapping[str, Any]) -> Fa
 def _add(index: Any, vectors: np.ndarray) -> None:
     if not isinstance(index, faiss.IndexFlatCodes):
         for part in blocks(len(vectors)):
-            index.add(unit(vectors[part]))
+            index.add(normalize(vectors[part]))
         return
     # one allocation of the right size: added block by block, all codes are moved to twice the room again and again
     size = len(vectors) * index.code_size
     index.codes.resize(size)
     codes = faiss.rev_swig_ptr(index.codes.data(), size).reshape(len(vectors), index.code_size)
     for part in blocks(len(vectors)):
-        codes[part] = index.sa_encode(unit(vectors[part]))
+        codes[part] = index.sa_encode(normalize(vectors[part]))
     index.ntotal = len(vectors)
 
 
 def _training_sample(vectors: np.ndarray, *, num_cells: int) -> np.ndarray:
     size = max(_TRAINING_ROWS, _ROWS_PER_CELL * num_cells)
     if len(vectors) <= size:
-        return unit(vectors)
+        return normalize(vectors)
     rows = np.random.default_rng(_SEED).choice(len(vectors), size=size, replace=False)
-    return unit(vectors[np.sort(rows)])
+    return normalize(vectors[np.sort(rows)])
 
 
 def _check_filters(index: FaissIndex, vectors: np.ndarray) -> None:

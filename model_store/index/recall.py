@@ -6,7 +6,7 @@ import numpy as np
 
 from model_store.errors import InvalidInput
 from model_store.index.protocol import VectorIndex
-from model_store.index.vectors import exact_search, unit
+from model_store.index.vectors import exact_search, normalize
 
 # cosines that differ by less than this are ties: the rounding error of a float32 dot product
 _TIE = 1e-5
@@ -25,9 +25,9 @@ def sample_queries(vectors: np.ndarray, *, num_queries: int, seed: int) -> np.nd
     """
     random = np.random.default_rng(seed)
     pairs = random.integers(len(vectors), size=(num_queries, 2))
-    first, second = unit(vectors[pairs[:, 0]]), unit(vectors[pairs[:, 1]])
+    first, second = normalize(vectors[pairs[:, 0]]), normalize(vectors[pairs[:, 1]])
     # uneven weights, so that two opposite items do not cancel out
-    return unit(first + np.float32(0.8) * second)
+    return normalize(first + np.float32(0.8) * second)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RecallProbe:
     @classmethod
     def make(cls, vectors: np.ndarray, queries: np.ndarray, *, largest_k: int) -> "RecallProbe":
         """Answers the queries exactly, up to ``largest_k`` items each."""
-        queries = unit(queries)
+        queries = normalize(queries)
         return cls(vectors, queries, exact_search(vectors, queries, min(largest_k, len(vectors))))
 
     def recall(self, index: VectorIndex, k: int) -> float:
@@ -60,7 +60,7 @@ class RecallProbe:
         k = min(k, self.best.shape[1])
         _, found = index.search(self.queries, k)
         # scores are recomputed, because a quantising index reports approximate ones
-        neighbours = unit(self.vectors[np.maximum(found, 1).ravel() - 1]).reshape(*found.shape, -1)
+        neighbours = normalize(self.vectors[np.maximum(found, 1).ravel() - 1]).reshape(*found.shape, -1)
         scores = np.einsum("bkd,bd->bk", neighbours, self.queries)
         return float(np.mean((scores >= self.best[:, k - 1 : k] - _TIE) & (found > 0)))
 

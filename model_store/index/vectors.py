@@ -38,12 +38,14 @@ def check_vectors(vectors: np.ndarray) -> None:
             )
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """A unit-norm float32 copy of (n, D) vectors that passed ``check_vectors``."""
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """A unit-norm float32 copy of (..., D) vectors, whatever their size; a vector of zeros stays one."""
     vectors = np.asarray(vectors, dtype=np.float32)
     # scaled first: the squares of tiny or huge entries would leave the range of float32
-    scaled = vectors / np.abs(vectors).max(axis=1, keepdims=True)
-    return np.ascontiguousarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
+    largest = np.abs(vectors).max(axis=-1, keepdims=True)
+    scaled = vectors / np.where(largest == 0, np.float32(1), largest)
+    # the largest entry of a scaled vector is 1, so its norm is at least that
+    return np.ascontiguousarray(scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), np.float32(1)))
 
 
 def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
@@ -59,7 +61,7 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray
     """
     best = np.empty((len(queries), 0), dtype=np.float32)
     for part in blocks(len(vectors)):
-        scores = np.concatenate([best, queries @ unit(vectors[part]).T], axis=1)
+        scores = np.concatenate([best, queries @ normalize(vectors[part]).T], axis=1)
         kept = min(k, scores.shape[1])
         best = np.partition(scores, scores.shape[1] - kept, axis=1)[:, -kept:]
     return -np.sort(-best, axis=1)

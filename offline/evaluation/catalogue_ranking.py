@@ -9,6 +9,7 @@ import torch
 
 from model_store.hatllm.titles.generator import TitleGenerator
 from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.index import normalize
 from offline.dataset.splits import EvaluationCases
 from offline.evaluation.ranking_metrics import EXCLUDED_SCORE, exclude, target_ranks, top_items
 from offline.job import job
@@ -34,12 +35,9 @@ class ModelScorer:
     """
 
     def __init__(self, embeddings: np.ndarray, encoder: UserEncoder) -> None:
-        vectors = np.array(embeddings, dtype=np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         # an item without a vector (unknown to a model of ids) cannot be recommended
-        self._is_empty = torch.from_numpy(norms[:, 0] == 0)
-        vectors /= np.where(norms == 0, 1.0, norms)
-        self._items = torch.from_numpy(vectors)
+        self._is_empty = torch.from_numpy(~np.asarray(embeddings).any(axis=1))
+        self._items = torch.from_numpy(normalize(embeddings))
         self._encoder = encoder
 
     def score(self, histories: list[History]) -> torch.Tensor:
