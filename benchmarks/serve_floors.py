@@ -19,8 +19,10 @@ import typer
 from benchmarks.serve_traffic import POOL_USERS, K
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.store import ModelStore
+from model_store.encoding import UserEncoder
 from model_store.errors import HatstandError
-from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 
 
 @dataclass(frozen=True)

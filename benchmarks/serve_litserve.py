@@ -15,7 +15,9 @@ import typer
 
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.store import ModelStore
-from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.encoding import UserEncoder
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 
 
 class Recommender(litserve.LitAPI):

@@ -20,9 +20,7 @@ from model_store.artifacts.manifest import ModelManifest
 from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.hatllm.titles.generator import TitleGenerator
-from model_store.hatllm.user_encoder import HatLLMUserEncoder
-from model_store.hllm.user_encoder import make_user_encoder
+from model_store.kinds import make_generator, make_user_encoder
 from offline.dataset.dataset import Dataset, UserSequences
 from offline.dataset.splits import EvaluationCases, SplitName, is_held_out, leave_one_out, temporal, without_items
 from offline.evaluation.baselines import interaction_counts, popularity_scores
@@ -243,9 +241,9 @@ def _rank_by_titles(
     items: EvaluatedItems, catalogue: Catalogue, cases: EvaluationCases, settings: EvaluateSettings
 ) -> Ranking:
     encoder = make_user_encoder(items, device=settings.device)
-    if items.item_tokens is None or not isinstance(encoder, HatLLMUserEncoder):
-        raise InvalidInput(f"{settings.model} writes no titles; expected a hatllm, or --mode retrieve")
-    generator = TitleGenerator(items.item_tokens, catalogue.popularity, encoder, num_beams=settings.num_titles)
+    generator = make_generator(items, encoder, num_beams=settings.num_titles)
+    if generator is None:
+        raise InvalidInput(f"{settings.model} writes no titles; expected --mode retrieve")
     scorer = TitleScorer(generator, num_items=len(catalogue), k=settings.num_titles, exclude_seen=settings.exclude_seen)
     return _rank(scorer, cases, len(catalogue), settings, "titles")
 

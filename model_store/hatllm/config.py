@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from model_store.catalogue.item_segments import ITEM_ENDS, ItemEnd
+from model_store.encoding import MODES, Mode
 from model_store.errors import ArtifactIncompatible, InvalidInput
 from model_store.hatllm.masks import BANDS, Band, CrKeys, MaskOptions
 
 KIND = "hatllm"
-Mode = Literal["retrieve", "generate"]
-MODES: tuple[Mode, ...] = ("retrieve", "generate")
 
 
 @dataclass(frozen=True)

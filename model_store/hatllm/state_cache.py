@@ -1,27 +1,13 @@
 """Keeps the states of the latest users within a bound of memory; safe to use from several threads."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 
+from model_store.encoding import CacheCounts
 from model_store.hatllm.user_state import UserState
 
 _MAX_FORGOTTEN = 10_000
-
-
-@dataclass
-class CacheCounts:
-    """What happened to states since the start.
-
-    Attributes:
-        hits: Users whose state was there when it was wanted.
-        misses: Users whose state was not.
-        evictions: States that were dropped because there was no room.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
 
 
 class StateCache:

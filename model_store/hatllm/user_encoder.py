@@ -8,16 +8,17 @@ import torch
 
 from model_store.catalogue.item_states import ItemTokens
 from model_store.catalogue.item_text import TokenBatch
+from model_store.encoding import CacheCounts, ItemTitles
 from model_store.errors import ArtifactIncompatible
 from model_store.hatllm.attention_maps import attention_maps
 from model_store.hatllm.config import window
 from model_store.hatllm.fast_forward import AttentionWeights, NewItems, extend, new_state
 from model_store.hatllm.files import load_hatllm
 from model_store.hatllm.network import HatLLM
-from model_store.hatllm.state_cache import CacheCounts, StateCache
+from model_store.hatllm.state_cache import StateCache
 from model_store.hatllm.user_state import UserState
 from model_store.index import normalize
-from model_store.people.histories import History, ItemTitles, cut_history
+from model_store.people.histories import History, cut_history
 
 # Token rows of one forward pass; more histories are run one pass after the other.
 _ROWS_PER_PASS = 16_384

@@ -1,114 +1,18 @@
-"""Histories to user embeddings, over a bundle's stored item embeddings.
-
-The service and the offline evaluation both come through here, so that what was measured is what is served.
-"""
+"""Histories to user embeddings by an HLLM's User LLM, over a bundle's stored item embeddings."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from model_store.hatllm import config as hatllm_config
-from model_store.hatllm.state_cache import CacheCounts
-from model_store.hatllm.user_encoder import HatLLMUserEncoder
+from model_store.encoding import ItemEmbeddings
 from model_store.hllm.files import load_hllm
 from model_store.index import normalize
-from model_store.kinds import read_kind
-from model_store.people.histories import EncodedItems, History, ItemEmbeddings, cut_history
+from model_store.people.histories import History, cut_history
 
 # History places per forward pass: bounds memory when an evaluation passes thousands of histories at once. A
 # service's batches stay far below and run as one.
 _PLACES_PER_PASS = 16_384
-DEFAULT_STATE_BYTES = 256 * 2**20
-
-__all__ = [
-    "DEFAULT_STATE_BYTES",
-    "ExplainsByAttention",
-    "HLLMUserEncoder",
-    "History",
-    "KeepsStates",
-    "UserEncoder",
-    "make_user_encoder",
-]
-
-
-class UserEncoder(Protocol):
-    """Turns histories into user embeddings."""
-
-    @property
-    def max_history_length(self) -> int:
-        """Of a longer history only the latest so many events are read."""
-        ...
-
-    @property
-    def embedding_dim(self) -> int:
-        """D."""
-        ...
-
-    @property
-    def kept_bytes(self) -> int:
-        """Memory taken by what is kept of users between calls."""
-        ...
-
-    def window(self, num_items: int) -> int:
-        """How many of the latest items of a history of ``num_items`` are read."""
-        ...
-
-    def encode(self, histories: Sequence[History]) -> np.ndarray:
-        """(B, D) float32 unit-norm, in the order of ``histories``; InvalidInput for an empty history."""
-        ...
-
-    def forget(self, owner: str) -> bool:
-        """Drops what is kept of a user; whether there was something."""
-        ...
-
-    def forget_all(self) -> None:
-        """Drops what is kept of all users."""
-        ...
-
-
-@runtime_checkable
-class ExplainsByAttention(Protocol):
-    """An encoder that can say how much it looked at each item; of others, likeness must do."""
-
-    def explain(self, history: History) -> np.ndarray:
-        """(window,) float32 at least 0, sums to 1: how much each item that is read weighs."""
-        ...
-
-
-@runtime_checkable
-class KeepsStates(Protocol):
-    """An encoder that keeps states of users between calls."""
-
-    @property
-    def kept_counts(self) -> CacheCounts:
-        """How often a state was found, was not, and had to go."""
-        ...
-
-
-def make_user_encoder(
-    bundle: EncodedItems,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    state_bytes: int = DEFAULT_STATE_BYTES,
-) -> UserEncoder:
-    """The encoder of a bundle's model.
-
-    Args:
-        bundle: Open and verified; it must outlive the encoder.
-        device: Where the forward passes run.
-        dtype: Of the weights; the result is float32 in any case.
-        state_bytes: Memory for what a HatLLM keeps of users.
-
-    Raises:
-        ArtifactIncompatible: This release knows no such kind of model.
-    """
-    kind = read_kind(bundle.model_directory)
-    if kind == hatllm_config.KIND:
-        return HatLLMUserEncoder(bundle, torch.device(device), dtype, state_bytes=state_bytes)
-    return HLLMUserEncoder(bundle, torch.device(device), dtype)
 
 
 class HLLMUserEncoder:

@@ -1,13 +1,9 @@
-"""What user encoders read: histories, and what a bundle knows of the items in them."""
+"""Histories of people, as user encoders read them."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
 
-from model_store.catalogue.item_states import ItemTokens
 from model_store.errors import InvalidInput
 
 
@@ -24,42 +20,6 @@ class History:
     item_indices: np.ndarray
     timestamps: np.ndarray
     owner: str | None = None
-
-
-class ItemEmbeddings(Protocol):
-    """What an HLLM needs of a bundle."""
-
-    @property
-    def model_directory(self) -> Path:
-        """Of the model that made the embeddings."""
-        ...
-
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        """(...) int64 to (..., D) float32 raw, zeros for 0."""
-        ...
-
-
-class ItemTitles(Protocol):
-    """What a HatLLM needs of a bundle."""
-
-    @property
-    def model_directory(self) -> Path:
-        """Of the model."""
-        ...
-
-    @property
-    def item_tokens(self) -> ItemTokens | None:
-        """The items' tokens, as a HatLLM reads them."""
-        ...
-
-    @property
-    def item_states(self) -> torch.Tensor | None:
-        """(M, H) their states after the IN band of a HatLLM."""
-        ...
-
-
-class EncodedItems(ItemEmbeddings, ItemTitles, Protocol):
-    """What the encoder of either kind may need of a bundle."""
 
 
 def cut_history(history: History, length: int) -> History:

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from model_store.hatllm.titles.generator import TitleGenerator
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.encoding import Generator, UserEncoder
 from model_store.index import normalize
+from model_store.people.histories import History
 from offline.dataset.splits import EvaluationCases
 from offline.evaluation.ranking_metrics import EXCLUDED_SCORE, exclude, target_ranks, top_items
 from offline.job import job
@@ -58,7 +58,7 @@ class TitleScorer:
         exclude_seen: Do not write titles of the history.
     """
 
-    def __init__(self, generator: TitleGenerator, *, num_items: int, k: int, exclude_seen: bool) -> None:
+    def __init__(self, generator: Generator, *, num_items: int, k: int, exclude_seen: bool) -> None:
         self._generator = generator
         self._num_items = num_items
         self._k = k

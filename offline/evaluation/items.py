@@ -24,6 +24,7 @@ class EvaluatedItems:
     """Item embeddings of one model for one catalogue; all that a user encoder and a ranking need.
 
     Attributes:
+        catalogue: N items.
         bundle_id: Where they come from; None if they were made for this evaluation.
         model_directory: Of the model that made them.
         embeddings: (N, D) float32 raw, row = item_index - 1. Zeros: an item unknown to a model of ids.
@@ -31,6 +32,7 @@ class EvaluatedItems:
         item_states: Of those tokens after a HatLLM's IN band.
     """
 
+    catalogue: Catalogue
     bundle_id: str | None
     model_directory: Path
     embeddings: np.ndarray
@@ -68,7 +70,12 @@ def find_items(
     found = _bundle(store, model, catalogue, bundle_id)
     if found is not None:
         return EvaluatedItems(
-            found.manifest.bundle_id, found.model_directory, found.embeddings, found.item_tokens, found.item_states
+            catalogue,
+            found.manifest.bundle_id,
+            found.model_directory,
+            found.embeddings,
+            found.item_tokens,
+            found.item_states,
         )
     loaded = load_item_model(store, model, device=device)
     embedded = embed_catalogue(
@@ -80,10 +87,10 @@ def find_items(
     )
     directory = store.model_directory(model.model_id, verify=False)
     if not isinstance(loaded, HatLLM):
-        return EvaluatedItems(None, directory, embedded.embeddings)
+        return EvaluatedItems(catalogue, None, directory, embedded.embeddings)
     work = store.work_directory(f"states-{model.weights_hash[:32]}")
     stated = compute_states(loaded, catalogue, directory=work, device=device)
-    return EvaluatedItems(None, directory, embedded.embeddings, stated.item_tokens, stated.states)
+    return EvaluatedItems(catalogue, None, directory, embedded.embeddings, stated.item_tokens, stated.states)
 
 
 def _bundle(store: ModelStore, model: ModelManifest, catalogue: Catalogue, bundle_id: str | None) -> Bundle | None:

@@ -1,16 +1,17 @@
 """Renders and tokenises a whole catalogue, with one block of text in memory at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import ItemTokens
 from model_store.catalogue.item_text import content_hash
+from model_store.encoding import ItemModel
 from offline.indexing.item_shards import HASH_DTYPE, HashIndex
 
 _BLOCK_ITEMS = 4096
@@ -45,26 +46,8 @@ class CatalogueTokens:
         return [self.token_ids[self.offsets[row] : self.offsets[row + 1]].tolist() for row in rows]
 
 
-class ItemReader(Protocol):
-    """What of a model tokenises items."""
-
-    @property
-    def config(self) -> Any:
-        """With ``text_fields``."""
-        ...
-
-    @property
-    def item_tokenizer(self) -> Any:
-        """Encodes texts; None for a model that reads none."""
-        ...
-
-    def render_item(self, item_fields: Mapping[str, Any], /) -> str:
-        """The text of an item."""
-        ...
-
-
 def tokenize_catalogue(
-    model: ItemReader, catalogue: Catalogue, *, path: Path, known: CatalogueTokens | None = None
+    model: ItemModel, catalogue: Catalogue, *, path: Path, known: CatalogueTokens | None = None
 ) -> CatalogueTokens:
     """Tokenises every item's text into a file of int32 and maps it.
 
@@ -112,7 +95,7 @@ class _Earlier:
         return [next(copied if was_known else encoded) for was_known in is_known]
 
 
-def _text_blocks(model: ItemReader, catalogue: Catalogue) -> Iterator[tuple[Sequence[str], list[str]]]:
+def _text_blocks(model: ItemModel, catalogue: Catalogue) -> Iterator[tuple[Sequence[str], list[str]]]:
     known = ("title", *catalogue.attribute_names)
     columns = {name: catalogue.column(name) for name in model.config.text_fields if name in known}
     for start in range(0, len(catalogue), _BLOCK_ITEMS):

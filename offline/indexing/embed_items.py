@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_text import TokenBatch
+from model_store.encoding import ItemModel
 from model_store.errors import InvalidInput
-from model_store.hatllm.network import HatLLM
-from model_store.hllm.network import HLLM
 from offline.indexing.catalogue_tokens import CatalogueTokens, tokenize_catalogue
 from offline.indexing.item_shards import EmbeddingLookup, KnownEmbeddings, read_shards, write_shard
 
@@ -83,7 +82,7 @@ class EmbeddedCatalogue:
 
 
 def embed_catalogue(
-    model: HLLM | HatLLM,
+    model: ItemModel,
     catalogue: Catalogue,
     *,
     directory: Path,
@@ -169,7 +168,7 @@ def plan_batches(lengths: np.ndarray, *, token_budget: int, seed: int = 0) -> li
 class _ItemEncoder:
     """Turns rows of the catalogue into embeddings."""
 
-    model: HLLM | HatLLM
+    model: ItemModel
     catalogue: Catalogue
     tokens: CatalogueTokens
     device: str

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from model_store.artifacts.manifest import ModelManifest, read_model_manifest, verify_files
 from model_store.artifacts.store import ModelStore
-from model_store.errors import ArtifactIncompatible, ArtifactNotFound
-from model_store.hatllm.network import HatLLM
-from model_store.hllm.network import HLLM
+from model_store.encoding import ItemModel
+from model_store.errors import ArtifactNotFound
 from model_store.kinds import load_model
 
 
@@ -45,7 +44,7 @@ def find_model(store: ModelStore, model: str) -> ModelManifest:
         )
 
 
-def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) -> HLLM | HatLLM:
+def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) -> ItemModel:
     """Loads the part of a model that embeds items, verified and in evaluation mode.
 
     Args:
@@ -55,9 +54,5 @@ def load_item_model(store: ModelStore, manifest: ModelManifest, *, device: str) 
 
     Raises:
         ArtifactCorrupt: A file of the model is missing or altered.
-        ArtifactIncompatible: Models of its kind do not embed items.
     """
-    model = load_model(store.model_directory(manifest.model_id), device=device, parts={"item"})
-    if not isinstance(model, HLLM | HatLLM):
-        raise ArtifactIncompatible(f"model {manifest.model_id} is of kind {manifest.kind!r}: it embeds no items")
-    return model
+    return load_model(store.model_directory(manifest.model_id), device=device, parts={"item"})

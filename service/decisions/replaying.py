@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from model_store.encoding import UserEncoder
 from model_store.errors import InvalidInput
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.people.histories import History
 from service.decisions.codec import SCHEMA_VERSION, embedding_of, hash_of, interactions_of, query_of
 from service.engine.batcher import Encoded, Ran
 from service.engine.served_bundle import ServedBundle

@@ -18,7 +18,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.encoding import UserEncoder
+from model_store.people.histories import History
 from service.engine.model_thread import ModelThread
 from service.engine.queue_time import QueueTime
 from service.engine.tasks import end_task

@@ -20,12 +20,10 @@ import numpy as np
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.manifest import read_bundle_manifest, read_model_manifest
 from model_store.artifacts.store import ModelStore
+from model_store.encoding import MODES, ExplainsByAttention, Mode
 from model_store.errors import ArtifactIncompatible
-from model_store.hatllm import files as hatllm_files
-from model_store.hatllm.config import KIND as HATLLM
-from model_store.hatllm.config import MODES, Mode
-from model_store.hatllm.titles.generator import make_generator
-from model_store.hllm.user_encoder import ExplainsByAttention, History, make_user_encoder
+from model_store.kinds import make_generator, make_user_encoder, trained_modes
+from model_store.people.histories import History
 from service.engine.memory import (
     AvailableBytes,
     InsufficientMemory,
@@ -157,11 +155,9 @@ def _modes(bundle: Bundle, *, can_generate: bool) -> tuple[Mode, ...]:
     """What the bundle's model was trained for and can do, retrieving first.
 
     Raises:
-        ArtifactIncompatible: Nothing.
+        ArtifactIncompatible: There is no such way.
     """
-    if bundle.manifest.kind != HATLLM:
-        return ("retrieve",)
-    trained = hatllm_files.read_config(bundle.model_directory).modes
+    trained = trained_modes(bundle.model_directory)
     modes = tuple(mode for mode in MODES if mode in trained and (mode == "retrieve" or can_generate))
     if not modes:
         raise ArtifactIncompatible(

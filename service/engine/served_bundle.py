@@ -4,14 +4,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
 
 import numpy as np
 
 from model_store.artifacts.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
-from model_store.hatllm.config import Mode
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.encoding import Generator, Mode, UserEncoder
 
 # Of all arrays that are computed once per bundle: 512 bitmaps of a million items.
 _MAX_CACHED_BYTES = 64 * 2**20
@@ -53,14 +51,6 @@ class MaskCache:
                 _, dropped = self._arrays.popitem(last=False)
                 self._num_bytes -= dropped.nbytes
         return array
-
-
-class Generator(Protocol):
-    """Writes titles of the catalogue after a history."""
-
-    def recommend(self, history: History, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """(C,) int64 item indices, best first, C <= k, all ``allowed`` ((N,) bool); (C,) float32 log-probabilities."""
-        ...
 
 
 @dataclass(frozen=True)

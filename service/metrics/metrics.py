@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from model_store.hatllm.state_cache import CacheCounts
+from model_store.encoding import CacheCounts
 from service.decisions.attribution import Attribution
 from service.engine.served_bundle import ServedBundle
 from service.redis.event_log import LogFill

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from model_store.hllm.user_encoder import History
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 
 K = TypeVar("K", bound=Hashable)

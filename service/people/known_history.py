@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.hllm.user_encoder import History
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import Aged, AgedCache
 from service.recommend.ask import Interaction

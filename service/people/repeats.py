@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from model_store.hllm.user_encoder import History
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.decisions.plain import to_plain
 from service.people.embeddings import AgedCache

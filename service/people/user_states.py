@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from model_store.hatllm.state_cache import CacheCounts
-from model_store.hllm.user_encoder import KeepsStates, UserEncoder
+from model_store.encoding import CacheCounts, KeepsStates, UserEncoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.live_bundles import LiveBundles
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_store.hatllm.config import Mode
+from model_store.encoding import Mode
 from service.engine.served_bundle import ServedBundle
 from service.recommend.candidates.filters import Node
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model_store.hatllm.config import Mode
+from model_store.encoding import Mode
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.recommend.ask import Assignment, Query

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from model_store.hllm.user_encoder import ExplainsByAttention, History
+from model_store.encoding import ExplainsByAttention
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, Overloaded, ServiceError
 from service.people.embeddings import fingerprint

@@ -5,7 +5,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.encoding import UserEncoder
+from model_store.people.histories import History
 from service.decisions.record import Decision
 from service.engine.served_bundle import ServedBundle
 from service.people.hidden_set import HiddenItems

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from model_store.encoding import Mode
 from model_store.errors import InvalidInput
-from model_store.hatllm.config import Mode
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.recommend.ask import Boost, Pin, Query, ScenarioRef

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from model_store.hatllm.config import Mode
-from model_store.hllm.user_encoder import History
+from model_store.encoding import Mode
+from model_store.people.histories import History
 from service.engine.served_bundle import ServedBundle
 from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
 from service.people.known_history import known_history

@@ -22,10 +22,12 @@ from model_store.artifacts.bundle import EMBEDDINGS_FILE, EMBEDDINGS_TENSOR, IND
 from model_store.artifacts.manifest import BundleManifest
 from model_store.artifacts.store import ModelStore
 from model_store.backbone.load import load_backbone
+from model_store.encoding import UserEncoder
 from model_store.hllm.files import item_tower_hash, save_hllm
 from model_store.hllm.network import HLLMConfig, build_hllm
-from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
 from model_store.index import build_index, save_index
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 from service.engine.live_bundles import LiveBundles
 from service.settings import Settings
 from service.wiring import RunningService

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.hllm.user_encoder import History, make_user_encoder
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 from offline.dataset.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
 from offline.dataset.splits import EvaluationCases, SplitName
 from offline.evaluate import EvaluateSettings, Mode, app, case_slices, evaluate

@@ -8,15 +8,14 @@ the history's items and at itself, as the masks have it for an item that is bein
 import numpy as np
 import torch
 
-from model_store.artifacts.bundle import Bundle
 from model_store.catalogue.item_states import ItemTokens
+from model_store.encoding import EncodedItems, UserEncoder
 from model_store.errors import ArtifactIncompatible
 from model_store.hatllm.network import HatLLM
 from model_store.hatllm.titles.beam_search import beam_search
 from model_store.hatllm.titles.trie import TitleTrie
 from model_store.hatllm.user_encoder import HatLLMUserEncoder
 from model_store.hatllm.user_state import UserState
-from model_store.hllm.user_encoder import UserEncoder
 from model_store.people.histories import History
 
 DEFAULT_BEAMS = 20
@@ -77,12 +76,14 @@ def can_generate(encoder: UserEncoder) -> bool:
     )
 
 
-def make_generator(bundle: Bundle, encoder: UserEncoder) -> TitleGenerator | None:
+def make_generator(
+    items: EncodedItems, encoder: UserEncoder, *, num_beams: int = DEFAULT_BEAMS
+) -> TitleGenerator | None:
     """The generator of a bundle; None if its model does not write titles."""
     if not isinstance(encoder, HatLLMUserEncoder) or not can_generate(encoder):
         return None
-    assert bundle.item_tokens is not None
-    return TitleGenerator(bundle.item_tokens, bundle.catalogue.popularity, encoder)
+    assert items.item_tokens is not None
+    return TitleGenerator(items.item_tokens, items.catalogue.popularity, encoder, num_beams=num_beams)
 
 
 class BeamScorer:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.hllm.user_encoder import ExplainsByAttention
+from model_store.encoding import ExplainsByAttention
 from service.recommend.ask import DEFAULT_FIELDS, Ranked, RankedItem
 from service.recommend.ranking.explain import likeness_weights, reasons
 from service.recommend.trace import Progress

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from model_store.encoding import UserEncoder
 from model_store.errors import InvalidInput
 from model_store.hllm.files import load_hllm, save_hllm
-from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 from tests.model_store.models import make_hllm
 
 

@@ -16,7 +16,7 @@ from model_store.artifacts.store import ModelStore
 from model_store.catalogue.item_states import STATES_FILE
 from model_store.errors import ArtifactCorrupt, InvalidInput
 from model_store.hatllm.network import HatLLM
-from model_store.hllm.user_encoder import make_user_encoder
+from model_store.kinds import make_user_encoder
 from model_store.people.histories import History
 from offline.indexing import item_states
 from offline.indexing.item_states import KnownStates, StatedCatalogue, compute_states

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from model_store.hllm.user_encoder import History
+from model_store.people.histories import History
 from service.engine.batcher import EncodeBatcher
 from service.errors import DeadlineExceeded, ModelUnavailable, NotReady, Overloaded
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store.hllm.user_encoder import History
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import AgedCache, LastEmbeddings, fingerprint
 from service.people.known_history import LastHistories, ReadHistory

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from model_store.artifacts.store import ModelStore
-from model_store.hllm.user_encoder import History, UserEncoder
+from model_store.encoding import UserEncoder
+from model_store.people.histories import History
 from service.engine.batcher import EncodeBatcher
 from service.engine.live_bundles import LiveBundles
 from service.errors import Overloaded

@@ -10,9 +10,8 @@ import torch
 
 from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.store import ModelStore
-from model_store.hatllm.titles.generator import make_generator
-from model_store.hllm.user_encoder import make_user_encoder
 from model_store.index import build_index
+from model_store.kinds import make_generator, make_user_encoder
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.errors import HistoryUnavailable

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from model_store.hllm.user_encoder import History
 from model_store.index import build_index
+from model_store.people.histories import History
 from service.engine.served_bundle import MaskCache
 from service.people.hidden_set import HiddenItems
 from service.recommend.ask import Boost, Interaction, Pin, Query

@@ -18,8 +18,9 @@ import pytest
 
 from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.store import ModelStore
-from model_store.hatllm.titles.generator import make_generator
-from model_store.hllm.user_encoder import History, UserEncoder, make_user_encoder
+from model_store.encoding import UserEncoder
+from model_store.kinds import make_generator, make_user_encoder
+from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle

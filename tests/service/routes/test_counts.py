@@ -5,7 +5,7 @@ from functools import partial
 
 import httpx2
 
-from model_store.hatllm.state_cache import CacheCounts
+from model_store.encoding import CacheCounts
 from model_store.people.owner import Owner
 from service.metrics.metrics import Metrics, ServiceFigures
 from service.people.visibility import EventVisibility

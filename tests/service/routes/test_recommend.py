@@ -11,7 +11,8 @@ import pytest
 
 from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.store import ModelStore
-from model_store.hllm.user_encoder import History, make_user_encoder
+from model_store.kinds import make_user_encoder
+from model_store.people.histories import History
 from service.settings import Settings
 from tests.processes.redis_processes import RedisProcess
 from tests.shop import NUM_ITEMS, event, item_ids, running_app
