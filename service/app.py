@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from service.engine.loading_turn import LoadingTurn
 from service.http import openapi, problems
 from service.http.auth import Authenticator
 from service.http.hosts import AllowedHosts
@@ -19,6 +20,7 @@ from service.routes import people as users
 from service.routes import probes as operations
 from service.settings import Settings
 from service.wiring import run_service
+from service.workers.siblings import Siblings
 
 _ROUTERS = (
     recommend.router,
@@ -38,11 +40,15 @@ class _App(FastAPI):
         return openapi.complete(super().openapi())
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(
+    settings: Settings, *, siblings: Siblings | None = None, loading_turn: LoadingTurn | None = None
+) -> FastAPI:
     """Makes an application; its parts start and end with its lifespan.
 
     Args:
         settings: Checked values.
+        siblings: All workers, where there are several.
+        loading_turn: Among the workers.
 
     Raises:
         InvalidInput: It would serve strangers beyond loopback without anybody having said so.
@@ -52,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with run_service(settings, metrics) as service:
+        async with run_service(settings, metrics, siblings=siblings, loading_turn=loading_turn) as service:
             app.state.service = service
             yield
 

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     ] = 256
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="Port to listen on")] = 8_000
+    workers: Annotated[
+        int,
+        Field(ge=0, le=256, description="Processes that answer; 0 = one per core, no more than fit into memory"),
+    ] = 0
     allow_anonymous: Annotated[bool, Field(description="Serve without API keys on other addresses than loopback")] = (
         False
     )
@@ -174,7 +178,9 @@ class Settings(BaseSettings):
     decision_ttl_hours: Annotated[int, Field(ge=1, le=8_760, description="A decision record is kept for")] = 168
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs")] = "cpu"
-    torch_threads: Annotated[int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = all cores")] = 0
+    torch_threads: Annotated[
+        int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = the cores, divided among the workers")
+    ] = 0
     state_cache_mb: Annotated[
         int, Field(ge=0, le=1_048_576, description="MiB for what a HatLLM keeps of users between requests; 0 = nothing")
     ] = 256

@@ -11,6 +11,7 @@ from service.engine.follower import StoreFollower
 from service.engine.health import Health
 from service.engine.live_bundles import LiveBundles
 from service.engine.loading import Loader, prober
+from service.engine.loading_turn import LoadingTurn
 from service.engine.memory import available_bytes
 from service.engine.served_bundle import ServedBundle
 from service.engine.watchdog import Probe, Watchdog
@@ -38,7 +39,12 @@ class Supervision:
 
 
 def live_bundles(
-    store: ModelStore, settings: Settings, metrics: Metrics, *, prepare: Callable[[ServedBundle], None] | None = None
+    store: ModelStore,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    prepare: Callable[[ServedBundle], None] | None = None,
+    loading_turn: LoadingTurn | None = None,
 ) -> LiveBundles:
     """The live bundles as the settings say; nothing is loaded yet.
 
@@ -47,6 +53,7 @@ def live_bundles(
         settings: Checked values.
         metrics: Is told of swaps.
         prepare: Is given each bundle before it answers, in the thread that loads it.
+        loading_turn: Among several workers.
     """
     reserve = settings.memory_reserve_mb
     loader = Loader(
@@ -55,6 +62,7 @@ def live_bundles(
         state_bytes=settings.state_cache_mb * _MIB,
         reserve_bytes=reserve * _MIB if reserve >= 0 else -1,
         prepare=prepare,
+        turn=loading_turn,
     )
     return LiveBundles(store, loader=loader, observer=metrics)
 

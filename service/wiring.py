@@ -20,6 +20,7 @@ from service.engine.batcher import EncodeBatcher
 from service.engine.follower import StoreFollower
 from service.engine.health import Health
 from service.engine.live_bundles import LiveBundles
+from service.engine.loading_turn import LoadingTurn
 from service.errors import BundleRefused
 from service.http.rate_limits import RateLimits
 from service.metrics.metrics import Metrics
@@ -43,6 +44,7 @@ from service.redis.lists import RedisRankedLists
 from service.redis.rates import RedisTurns
 from service.settings import EMBEDDED, Settings
 from service.supervision import live_bundles, supervise
+from service.workers.siblings import Siblings
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,6 +83,7 @@ class RunningService:
         lists: Where lists wait for their next pages.
         pages: Cuts them.
         erasures: Tells the other replicas whom to forget.
+        siblings: All workers, where this is one of several.
     """
 
     bundles: LiveBundles
@@ -103,6 +106,7 @@ class RunningService:
     lists: RedisRankedLists
     pages: Pages
     erasures: Erasures
+    siblings: Siblings | None
 
     async def erase(self, user_id: str) -> Sequence[ErasedStore]:
         """Deletes everything kept of a user and of the sessions that were merged into them, and says what that was.
@@ -189,7 +193,13 @@ class SearchThreads:
 
 
 @asynccontextmanager
-async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[RunningService]:
+async def run_service(
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    siblings: Siblings | None = None,
+    loading_turn: LoadingTurn | None = None,
+) -> AsyncIterator[RunningService]:
     """Starts everything, yields it, and ends everything in the reverse order.
 
     A history store that is down and a store without a bundle do not keep the service from starting: it
@@ -226,7 +236,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
         )
         batcher.start()
         stack.push_async_callback(batcher.aclose, _MODEL_END_SECONDS)
-        bundles = live_bundles(store, settings, metrics, prepare=scenarios.warn)
+        bundles = live_bundles(store, settings, metrics, prepare=scenarios.warn, loading_turn=loading_turn)
         user_states = UserStates(bundles, batcher)
         with contextlib.suppress(BundleRefused):  # logged where it happened, and shown by /readyz
             await bundles.reload()
@@ -290,6 +300,7 @@ async def run_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Run
             lists=lists,
             recording=recording,
             erasures=erasures,
+            siblings=siblings,
             pages=Pages(lists=lists, bundles=bundles, hidden=hidden, histories=histories, run_blocking=searches),
         )
         yield service

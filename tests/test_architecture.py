@@ -17,11 +17,11 @@ FORBIDDEN = {
 HOMES = {
     "faiss": ("model_store/index/",),
     "redis": ("service/redis/", "offline/export/event_stream.py"),
-    "fastapi": ("service/app.py", "service/http/", "service/routes/"),
+    "fastapi": ("service/app.py", "service/http/", "service/routes/", "service/workers/server.py"),
     "starlette": ("service/app.py", "service/http/", "service/routes/"),
     "peft": ("model_store/", "offline/training/"),
     "transformers": ("model_store/", "offline/training/"),
-    "prometheus_client": ("service/metrics/metrics.py", "service/routes/probes.py"),
+    "prometheus_client": ("service/metrics/",),
 }
 
 

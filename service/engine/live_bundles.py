@@ -16,7 +16,7 @@ from typing import Protocol
 
 from model_store.artifacts.store import LivePointer, ModelStore
 from model_store.errors import ArtifactNotFound, HatstandError
-from service.engine.loading import Loader, free_in_slices, in_own_thread
+from service.engine.loading import Loader, free_in_slices, freeze_what_lives, in_own_thread
 from service.engine.served_bundle import ServedBundle
 from service.engine.turns import short_turns
 from service.errors import BundleRefused, InvalidRequest, NotFound, NotReady
@@ -242,7 +242,10 @@ class LiveBundles:
             # A boundary: whatever is wrong with a new bundle, the old one goes on.
             return self._refuse(kind, bundle_id, error)
         self._refused.pop(kind, None)
+        is_swap = bool(self._live.bundles)
         self._switch({**self._live.bundles, kind: served}, pointer)
+        if is_swap:
+            await in_own_thread(freeze_what_lives, name="hatstand-freeze")
         seconds = time.monotonic() - started
         LOGGER.info("bundle %s answers now, loaded and warmed in %.1f s", bundle_id, seconds)
         if self._observer:

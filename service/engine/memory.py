@@ -8,11 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from model_store.artifacts.bundle import EMBEDDINGS_FILE, INDEX_FILE, ITEMS_FILE
 from model_store.artifacts.manifest import BundleManifest, ModelManifest
-from model_store.catalogue.item_states import STATES_FILE
 from model_store.errors import HatstandError
 
 _MIB = 2**20
@@ -20,8 +16,10 @@ _MIB = 2**20
 _NOT_LOADED = ("item_llm/", "adapter/item_llm/", "item_tower/")
 # Weights may be stored in half the precision that they are used in.
 _WEIGHTS_FACTOR = 2
+# The names are written here again, as their homes import torch and faiss; the parent of several workers needs neither.
+ITEMS_FILE = "items.parquet"
 # Mapped into memory as they are.
-_MAPPED = frozenset({EMBEDDINGS_FILE, INDEX_FILE, STATES_FILE})
+MAPPED_FILES = frozenset({"item_embeddings.safetensors", "index.faiss", "item_states.safetensors"})
 # Compressed columns become Arrow columns, and ids Python strings in a dictionary.
 _TABLE_FACTOR = 5
 _BYTES_PER_ITEM = 250
@@ -40,11 +38,18 @@ class MemoryNeed:
 
     Attributes:
         host_bytes: Of the machine's memory.
+        mapped_bytes: The part of ``host_bytes`` that processes share.
         device_bytes: Of an accelerator's; 0 where the model runs on the CPU.
     """
 
     host_bytes: int
+    mapped_bytes: int
     device_bytes: int
+
+    def times(self, number: int) -> "MemoryNeed":
+        """What so many processes need; mapped files are there once."""
+        private = self.host_bytes - self.mapped_bytes
+        return MemoryNeed(number * private + self.mapped_bytes, self.mapped_bytes, number * self.device_bytes)
 
 
 def estimate_need(bundle: BundleManifest, model: ModelManifest, *, device: str) -> MemoryNeed:
@@ -58,10 +63,12 @@ def estimate_need(bundle: BundleManifest, model: ModelManifest, *, device: str) 
     weights = _WEIGHTS_FACTOR * sum(
         entry.size_bytes for name, entry in model.files.items() if not name.startswith(_NOT_LOADED)
     )
-    host = bundle.num_items * _BYTES_PER_ITEM + weights
+    mapped = sum(entry.size_bytes for name, entry in bundle.files.items() if name in MAPPED_FILES)
+    private = bundle.num_items * _BYTES_PER_ITEM + weights
     for name, entry in bundle.files.items():
-        host += entry.size_bytes * (1 if name in _MAPPED else _TABLE_FACTOR if name == ITEMS_FILE else _OTHER_FACTOR)
-    return MemoryNeed(host, weights if device.startswith("cuda") else 0)
+        if name not in MAPPED_FILES:
+            private += entry.size_bytes * (_TABLE_FACTOR if name == ITEMS_FILE else _OTHER_FACTOR)
+    return MemoryNeed(private + mapped, mapped, weights if device.startswith("cuda") else 0)
 
 
 def memory_problem(need: MemoryNeed, *, device: str, reserve_bytes: int, available: AvailableBytes) -> str | None:
@@ -90,6 +97,8 @@ def available_bytes(where: str) -> int | None:
         where: ``cpu``, ``cuda`` or ``cuda:1``.
     """
     if where.startswith("cuda"):
+        import torch  # Only here, so that the parent of several workers does without.
+
         free, _ = torch.cuda.mem_get_info(where)
         # What torch has reserved and does not use is free for us, too.
         return int(free) + torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)

@@ -1,11 +1,13 @@
 """What operators and probes ask: health, metrics, version, and which bundle is live."""
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from service.errors import BundleRefused
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
 from service.metrics.metrics import CONTENT_TYPE
@@ -26,18 +28,20 @@ async def is_alive(service: ServiceDep) -> JSONResponse:
 @router.get("/readyz")
 async def is_ready(service: ServiceDep) -> JSONResponse:
     """200 when recommendations can be answered, if only by fallbacks (``degraded``); else 503."""
-    await service.health.look_at_histories()
-    report = service.health.report()
-    return JSONResponse(
-        {"status": report.status, "checks": report.checks, "refused": report.refused},
-        503 if report.status == "not_ready" else 200,
-    )
+    if service.siblings is None:
+        await service.health.look_at_histories()
+        report = service.health.report()
+        document = {"status": report.status, "checks": report.checks, "refused": report.refused}
+    else:
+        document = await service.siblings.readiness()
+    return JSONResponse(document, 503 if document["status"] == "not_ready" else 200)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def show_metrics(service: ServiceDep) -> Response:
     """For Prometheus."""
-    return Response(service.metrics.render(), headers={"content-type": CONTENT_TYPE})
+    page = service.metrics.render() if service.siblings is None else await service.siblings.metrics()
+    return Response(page, headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/version")
@@ -68,17 +72,26 @@ async def show_version(service: ServiceDep) -> dict[str, Any]:
 @admin.post("/reload")
 async def reload(service: ServiceDep) -> LiveBundlesAnswer:
     """Loads what the store's live pointer names; if that cannot be served, the old bundle goes on."""
-    return _live(service, await service.bundles.reload())
+    return await _everywhere(service, service.bundles.reload)
 
 
 @admin.post("/rollback")
 async def rollback(service: ServiceDep, request: Annotated[AdminRequest | None, Body()] = None) -> LiveBundlesAnswer:
     """Makes the previous bundle live again, in the store and here."""
     kind = request.model if request else None
-    return _live(service, await service.bundles.rollback(kind))
+    return await _everywhere(service, lambda: service.bundles.rollback(kind))
 
 
-def _live(service: RunningService, changed: list[str]) -> LiveBundlesAnswer:
+async def _everywhere(service: RunningService, change: Callable[[], Awaitable[list[str]]]) -> LiveBundlesAnswer:
+    """Changes what is live here and then in every other worker; a bundle that is refused here may be served there."""
+    try:
+        changed = await change()
+    except BundleRefused:
+        if service.siblings is not None:
+            await service.siblings.reload()
+        raise
+    if service.siblings is not None:
+        await service.siblings.reload()
     live = service.bundles.live
     return LiveBundlesAnswer(
         bundles={kind: served.bundle_id for kind, served in live.bundles.items()},

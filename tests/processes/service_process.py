@@ -39,7 +39,12 @@ class ServiceProcess:
     def start(self) -> None:
         """Returns when it listens."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HATSTAND_")}
-        environment |= {"OMP_NUM_THREADS": "1", "HATSTAND_PORT": "0", "HATSTAND_TORCH_THREADS": "1"}
+        environment |= {
+            "OMP_NUM_THREADS": "1",
+            "HATSTAND_PORT": "0",
+            "HATSTAND_TORCH_THREADS": "1",
+            "HATSTAND_WORKERS": "1",
+        }
         environment |= {f"HATSTAND_{name.upper()}": value for name, value in self.settings.items()}
         begins_at = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:

@@ -344,7 +344,7 @@ def test_the_need_is_estimated_from_the_manifests_and_never_too_low(store: Model
 
 def test_memory_is_looked_at_where_it_is_needed() -> None:
     model, bundle = 600 * _MIB, 300 * _MIB
-    need = MemoryNeed(host_bytes=bundle, device_bytes=model)
+    need = MemoryNeed(host_bytes=bundle, mapped_bytes=0, device_bytes=model)
     for free, where in (({"cpu": 100, "cuda": 9_999}, "cpu"), ({"cpu": 9_999, "cuda": 100}, "cuda")):
         reason = memory_problem(
             need, device="cuda", reserve_bytes=0, available=lambda place, free=free: free[place] * _MIB

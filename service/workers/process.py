@@ -1,0 +1,130 @@
+"""One worker, seen from the parent."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.workers.channel import Answering, Channel, PeerFailed
+
+_REPORT_SECONDS = 1.0
+
+
+class WorkerProcess:
+    """A process that serves connections.
+
+    Attributes:
+        number: 1 for the first worker; a worker that replaces another one has its number.
+        is_serving: Whether connections are welcome.
+        report: What the worker last said of itself; None while it does not answer.
+        page: The worker's last page of metrics.
+        num_reloads: Reloads of all workers that had been asked for when the worker began to load.
+    """
+
+    def __init__(self, number: int, *, num_reloads: int) -> None:
+        self.number = number
+        self.is_serving = False
+        self.report: Mapping[str, Any] | None = None
+        self.page = ""
+        self.num_reloads = num_reloads
+        self._answered_at = time.monotonic()
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel | None = None
+        self._handovers: socket.socket | None = None
+
+    @property
+    def process_id(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker serves, and answered lately that it is able to."""
+        return self.is_serving and self.report is not None and self.report["status"] != "not_ready"
+
+    async def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, inherited: int, answer: Answering
+    ) -> None:
+        """Starts the process.
+
+        Args:
+            arguments: Of ``service.workers.worker``, beside its number and sockets.
+            environment: The settings.
+            inherited: A descriptor that the worker keeps.
+            answer: Answers the worker's questions.
+        """
+        here, there = socket.socketpair()
+        # Of whole messages: a connection is never torn from the byte that it travels with.
+        self._handovers, handovers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._handovers.setblocking(False)
+        with there, handovers:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service.workers.worker", "--number", str(self.number), *arguments),
+                *("--channel", str(there.fileno()), "--handovers", str(handovers.fileno())),
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(there.fileno(), handovers.fileno(), inherited),
+            )
+        self._channel = Channel(here, answer)
+        await self._channel.open()
+
+    async def ended(self) -> int:
+        """Waits for the end of the process; its exit code, or minus the signal that ended it."""
+        assert self._process is not None
+        code = await self._process.wait()
+        self.is_serving = False
+        self.report = None
+        if self._channel is not None:
+            await self._channel.aclose()
+        if self._handovers is not None:
+            self._handovers.close()
+        return code
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process_id, number)
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Gives the worker an open connection; False if the worker takes none now."""
+        assert self._handovers is not None
+        try:
+            socket.send_fds(self._handovers, [b"c"], [connection.fileno()])
+        except OSError:  # full, as of a worker whose event loop is stuck, or closed, as of one that ends
+            return False
+        return True
+
+    async def ask(self, question: str, *, timeout_seconds: float) -> Any:
+        """Asks the worker.
+
+        Raises:
+            PeerFailed: There is no answer.
+        """
+        assert self._channel is not None
+        return await self._channel.ask(question, timeout_seconds=timeout_seconds)
+
+    async def look(self) -> None:
+        """Asks the worker how it is."""
+        try:
+            self.report = await self.ask("report", timeout_seconds=_REPORT_SECONDS)
+            self._answered_at = time.monotonic()
+        except PeerFailed:
+            self.report = None
+
+    def hung(self, hung_seconds: float) -> str | None:
+        """Why only ending the process helps, or None.
+
+        Args:
+            hung_seconds: Without an answer for so long, a worker is hung; 0 = never.
+        """
+        if self.report is not None:
+            reason: str | None = self.report["hung"]
+            return reason
+        silent_seconds = time.monotonic() - self._answered_at
+        return f"no answer for {silent_seconds:.0f} s" if 0 < hung_seconds < silent_seconds else None
