@@ -13,17 +13,16 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 from model_store.errors import InvalidInput
 from service.redis.embedded import EmbeddedRedis
-from service.settings import EMBEDDED, PREFIX, Settings
+from service.settings import EMBEDDED, Settings
 from service.workers.announcement import announce
 from service.workers.everyone import Everyone
 from service.workers.listeners import close, listen, url_of
 from service.workers.number import usable_cores
-from service.workers.process import WorkerProcess
+from service.workers.process import WorkerProcess, preload_worker
 
 LOGGER = logging.getLogger("service")
 
@@ -51,7 +50,7 @@ class Parent:
         self._settings = settings
         self._listeners = listeners
         self._num_workers = num_workers
-        self._environment = _environment(settings, redis_url, num_workers)
+        self._worker_settings = _worker_settings(settings, redis_url, num_workers)
         # Unnamed: the file is gone when the last process is.
         self._loading_turn = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the workers
         self._everyone = Everyone(num_workers)
@@ -61,6 +60,11 @@ class Parent:
         self._ending = asyncio.Event()
         self._tried = [asyncio.Event() for _ in range(num_workers)]
         self._turn = 0
+
+    @property
+    def threads_of_worker(self) -> int:
+        """For a forward pass, or a search."""
+        return self._worker_settings.torch_threads
 
     async def run(self) -> int:
         """Serves until a signal comes; the exit code."""
@@ -111,12 +115,11 @@ class Parent:
                 return None
             return await self._everyone.answer(question, worker)
 
-        await worker.start(
-            ["--workers", str(self._num_workers), "--loading-turn", str(self._loading_turn.fileno())],
-            self._environment,
-            inherited=self._loading_turn.fileno(),
-            answer=answer,
-        )
+        try:
+            await worker.start(self._worker_settings, self._loading_turn.fileno(), self._num_workers, answer=answer)
+        except (OSError, EOFError) as error:
+            LOGGER.error("worker %d cannot be started: %s", worker.number, error)
+            return False, 0
         if self._ending.is_set():
             worker.send(signal.SIGTERM)
         self._everyone.came(worker)
@@ -223,12 +226,10 @@ class Parent:
                 return
 
 
-def _environment(settings: Settings, redis_url: str, num_workers: int) -> Mapping[str, str]:
-    """The settings for the workers: Redis runs already, and each has its share of the cores."""
+def _worker_settings(settings: Settings, redis_url: str, num_workers: int) -> Settings:
+    """Those of the workers: Redis runs already, and each has its share of the cores."""
     threads = settings.torch_threads or max(usable_cores() // num_workers, 1)
-    more = {f"{PREFIX}REDIS_URL": redis_url, f"{PREFIX}TORCH_THREADS": str(threads)}
-    # The index has threads of its own library.
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **more}
+    return settings.model_copy(update={"redis_url": redis_url, "torch_threads": threads})
 
 
 def run_workers(settings: Settings, listeners: list[socket.socket], *, num_workers: int) -> int:
@@ -251,6 +252,10 @@ def run_workers(settings: Settings, listeners: list[socket.socket], *, num_worke
             redis_url = embedded.url
 
         async def run() -> int:
-            return await Parent(settings, listeners, redis_url=redis_url, num_workers=num_workers).run()
+            parent = Parent(settings, listeners, redis_url=redis_url, num_workers=num_workers)
+            # Read by the libraries of the model and of the index when they are imported.
+            os.environ.setdefault("OMP_NUM_THREADS", str(parent.threads_of_worker))
+            preload_worker()
+            return await parent.run()
 
         return asyncio.run(run())

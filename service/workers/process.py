@@ -1,18 +1,39 @@
-"""One worker, seen from the parent."""
+"""One worker, seen from the parent.
+
+Workers are forked from a server process of the standard library that has imported everything and run nothing: what the
+libraries of the model take (some 300 MB) is in memory once, and a worker that replaces another one is there at once.
+"""
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import DupFd
 from typing import Any
 
+from service.settings import Settings
 from service.workers.channel import Answering, Channel, PeerFailed
 
+_CONTEXT = multiprocessing.get_context("forkserver")
+_WORKER_MODULE = "service.workers.worker"
 _REPORT_SECONDS = 1.0
+
+
+def preload_worker() -> None:
+    """Has the server process import what workers need, once it starts."""
+    _CONTEXT.set_forkserver_preload([_WORKER_MODULE])
+
+
+def _run(*arguments: Any) -> None:
+    # Imported in the new process alone: the parent has no use for torch.
+    from service.workers.worker import run_worker
+
+    run_worker(*arguments)
 
 
 class WorkerProcess:
@@ -33,51 +54,53 @@ class WorkerProcess:
         self.page = ""
         self.num_reloads = num_reloads
         self._answered_at = time.monotonic()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ForkServerProcess | None = None
         self._channel: Channel | None = None
         self._handovers: socket.socket | None = None
 
     @property
     def process_id(self) -> int:
         """Of the running process."""
-        assert self._process is not None
-        return self._process.pid
+        return self._process.pid or 0 if self._process is not None else 0
 
     @property
     def is_ready(self) -> bool:
         """Whether the worker serves, and answered lately that it is able to."""
         return self.is_serving and self.report is not None and self.report["status"] != "not_ready"
 
-    async def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, inherited: int, answer: Answering
-    ) -> None:
+    async def start(self, settings: Settings, loading_turn: int, num_workers: int, *, answer: Answering) -> None:
         """Starts the process.
 
         Args:
-            arguments: Of ``service.workers.worker``, beside its number and sockets.
-            environment: The settings.
-            inherited: A descriptor that the worker keeps.
+            settings: Of the worker.
+            loading_turn: A descriptor that the workers share.
+            num_workers: That may want to load at the same time.
             answer: Answers the worker's questions.
+
+        Raises:
+            OSError, EOFError: The server process cannot be started, or has died.
         """
         here, there = socket.socketpair()
         # Of whole messages: a connection is never torn from the byte that it travels with.
         self._handovers, handovers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._handovers.setblocking(False)
+        turn = DupFd(loading_turn)
+        self._process = _CONTEXT.Process(target=_run, args=(self.number, settings, there, handovers, turn, num_workers))
         with there, handovers:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "service.workers.worker", "--number", str(self.number), *arguments),
-                *("--channel", str(there.fileno()), "--handovers", str(handovers.fileno())),
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(there.fileno(), handovers.fileno(), inherited),
-            )
+            # The first worker is there when the libraries are.
+            await asyncio.to_thread(self._process.start)
         self._channel = Channel(here, answer)
         await self._channel.open()
 
     async def ended(self) -> int:
         """Waits for the end of the process; its exit code, or minus the signal that ended it."""
         assert self._process is not None
-        code = await self._process.wait()
+        loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._process.sentinel, has_ended.set)
+        await has_ended.wait()
+        loop.remove_reader(self._process.sentinel)
+        self._process.join()
+        code = self._process.exitcode or 0
         self.is_serving = False
         self.report = None
         if self._channel is not None:

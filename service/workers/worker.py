@@ -1,18 +1,20 @@
-"""``python -m service.workers.worker``: one of several processes that serve; started by the parent, never by hand.
+"""One of several processes that serve.
 
 A worker listens nowhere: the parent accepts connections and hands them over, open. When the parent is gone, the worker
 ends.
 """
 
-import argparse
 import asyncio
+import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 
@@ -21,16 +23,26 @@ from service.app import create_app
 from service.engine.loading_turn import LoadingTurn
 from service.errors import BundleRefused
 from service.logs import configure
-from service.settings import Settings, load_settings
+from service.settings import Settings
 from service.workers.channel import Channel, PeerFailed
 from service.workers.server import Server
 from service.workers.siblings import Siblings
 
 LOGGER = logging.getLogger("service")
 
+# What ``ps -o comm`` shows, with the worker's number.
+PROCESS_NAME = "hatstand-w"
 _TAKEN_AT_ONCE = 32
 _PARENT_SECONDS = 10.0
 _EXIT_CANNOT_START = 2
+
+
+class Descriptor(Protocol):
+    """A file's descriptor on its way to another process."""
+
+    def detach(self) -> int:
+        """The descriptor there."""
+        ...
 
 
 class _WorkerServer(Server):
@@ -127,26 +139,48 @@ async def _reload(server: Server) -> str | None:
     return None
 
 
-def main() -> int:
-    """Serves until the parent ends it; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("number", "channel", "handovers", "loading-turn", "workers"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    arguments = parser.parse_args()
-    settings = load_settings(os.environ)
+def run_worker(
+    number: int,
+    settings: Settings,
+    channel: socket.socket,
+    handovers: socket.socket,
+    loading_turn: Descriptor,
+    num_workers: int,
+) -> None:
+    """Serves until the parent ends it, and ends the process.
+
+    Args:
+        number: Of the worker.
+        settings: Checked values.
+        channel: To the parent.
+        handovers: Connections come from here.
+        loading_turn: Of the file that the workers take turns by.
+        num_workers: How many there are.
+    """
+    # What was imported before the fork stays shared only as long as nobody, such as the collector, writes to it.
+    gc.freeze()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(f"{PROCESS_NAME}{number}")
     configure(settings.log_level, settings.log_format)
-    _name_in_every_record(arguments.number)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, arguments))
+    _name_in_every_record(number)
+    turn = LoadingTurn(loading_turn.detach(), num_processes=num_workers)
+    code = 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_serve(settings, channel, handovers, turn))
+    except Exception:
+        # The boundary of a process.
+        LOGGER.exception("the worker failed")
+    # As in service.__main__: a thread that never returns must not meet an interpreter that takes itself apart.
+    logging.shutdown()
+    os._exit(code)
 
 
-async def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+async def _serve(settings: Settings, connection: socket.socket, handovers: socket.socket, turn: LoadingTurn) -> int:
     worker = _Worker()
-    channel = Channel(socket.socket(fileno=arguments.channel), worker.answer)
+    channel = Channel(connection, worker.answer)
     await channel.open()
-    handovers = socket.socket(fileno=arguments.handovers)
     handovers.setblocking(False)
-    turn = LoadingTurn(arguments.loading_turn, num_processes=arguments.workers)
     try:
         app = create_app(settings, siblings=Siblings(channel), loading_turn=turn)
         worker.server = server = _WorkerServer(app, settings, channel=channel, handovers=handovers)
@@ -154,7 +188,8 @@ async def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         await server.run_until_signal([])
         orphaned.cancel()
     except HatstandError as error:
-        await channel.ask("failed", str(error), timeout_seconds=_PARENT_SECONDS)
+        with contextlib.suppress(PeerFailed):
+            await channel.ask("failed", str(error), timeout_seconds=_PARENT_SECONDS)
         return _EXIT_CANNOT_START
     await channel.aclose()
     return 0
@@ -177,10 +212,3 @@ def _name_in_every_record(number: int) -> None:
         return record
 
     logging.setLogRecordFactory(make_with_worker)
-
-
-if __name__ == "__main__":
-    code = main()
-    # As in service.__main__: a thread that never returns must not meet an interpreter that takes itself apart.
-    logging.shutdown()
-    os._exit(code)

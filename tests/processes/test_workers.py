@@ -70,10 +70,22 @@ def _hexadecimal(port: int) -> str:
 def _workers(service: ServiceProcess) -> list[int]:
     """Process ids of the workers that there are."""
     assert service.process is not None
-    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    return [
-        int(child) for child in children if b"service.workers.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    return [one for one in _descendants(service.process.pid) if re.fullmatch(r"hatstand-w\d+", _name(one))]
+
+
+def _descendants(process: int) -> list[int]:
+    found = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            for child in map(int, (thread / "children").read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _name(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""
 
 
 def _metric(client: httpx2.Client, sample: str) -> float:

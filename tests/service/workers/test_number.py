@@ -43,10 +43,10 @@ def test_an_accelerator_has_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("available", "expected"), [(None, 16), (GIB // 2, 1), (2 * GIB, 3), (4 * GIB, 6), (1_000 * GIB, 16)]
+    ("available", "expected"), [(None, 16), (GIB // 2, 1), (2 * GIB, 3), (4 * GIB, 9), (1_000 * GIB, 16)]
 )
 def test_no_more_than_fit_into_memory(shop_root: Path, available: int | None, expected: int) -> None:
-    # A worker of 256 MiB with caches of 320 MiB, and a small bundle.
+    # 384 MiB for all, and a worker of 64 MiB with caches of 320 MiB and a small bundle.
     settings = Settings(store=str(shop_root), memory_reserve_mb=128)
     store, machine = ModelStore(shop_root), {"cores": 16, "available": lambda _: available}
     assert num_workers(settings, store, **machine) == expected
