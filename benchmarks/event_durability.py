@@ -25,7 +25,7 @@ import typer
 from redis import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.serve_processes import free_port
+from benchmarks.serving.processes import free_port
 from offline.job import job
 from service.errors import HistoryUnavailable
 from service.people.history_store import Event

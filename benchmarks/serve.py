@@ -3,14 +3,16 @@
 A real service with its embedded Redis, on a store with a bundle of each kind (random weights of the wanted shape,
 unless ``--store`` names one), is asked over loopback by a client in a process of its own:
 
-- *cached*: the user's embedding is the one of the last request, so no model runs, but a search does. Floor: an empty
-  FastAPI route that returns as many bytes (``ratio_to_http_floor``);
-- *repeated*: the question is that of the last request, too, so that no search runs either. The same floor;
+- *cached*: the user's embedding is the one of the last request, so no model runs, but a search does. Floors: the
+  *plain* app, which does the bare minimum of the same task (``ratio_to_plain``), an *empty* FastAPI route that returns
+  as many bytes (``ratio_to_empty``), and a *typed* one that reads and writes the service's schemas;
+- *repeated*: the question is that of the last request, too, so that no search runs either. The same floors;
 - *uncached*: users who were never seen, whose history is in Redis, so the model reads all of it. Floor: the same
   encoder and index in a process without HTTP and Redis, in batches of the size that the service ran
-  (``ratio_to_floor``);
+  (``ratio_to_forward``);
 - *one_new_event*: users who report an event and ask again; a HatLLM reads one item, as the rest is kept.
 
+All of these are of one worker; ``workers`` compares two with one.
 Throughput is at saturation (closed loop); latencies are of an open loop at 70 % of it, from when a request was due.
 ``swap_p99_ratio`` compares requests that came while the other bundle was loaded with all others of the same run.
 """
@@ -18,7 +20,6 @@ Throughput is at saturation (closed loop); latencies are of an open loop at 70 %
 import os
 import platform
 import signal
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
@@ -29,21 +30,22 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.serve_floors import ForwardFloor, Task, forward_floor
-from benchmarks.serve_measure import (
+from benchmarks.serving.alone import ask_alone
+from benchmarks.serving.forward_floor import ForwardFloor, Task, forward_floor
+from benchmarks.serving.measure import (
     STEADY_SHARE,
     Budget,
-    best_level,
-    closed,
     forward_floor_of,
     measure,
     say,
 )
-from benchmarks.serve_processes import serving
-from benchmarks.serve_report import judged, rounded
-from benchmarks.serve_store import Served, Shape, copy_store, make_store, served_kinds
-from benchmarks.serve_swaps import measure_swaps
-from benchmarks.serve_traffic import Cached, OneNewEvent, PlainHistories, Repeated, SameQuestion, Uncached
+from benchmarks.serving.processes import Server, serving
+from benchmarks.serving.report import judged, rounded
+from benchmarks.serving.request_floors import start_request_floors
+from benchmarks.serving.store import Served, Shape, copy_store, make_store, served_kinds
+from benchmarks.serving.swaps import measure_swaps
+from benchmarks.serving.traffic import Cached, OneNewEvent, PlainHistories, SameQuestion, Uncached
+from benchmarks.serving.workers import compare_workers
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from offline.job import job
@@ -73,15 +75,39 @@ class Run:
         say("a second bundle of each kind")
         self._kinds = served_kinds(root, folder)
         say("the service")
-        self._service = stack.enter_context(
+        self._service = self._serve("service", workers=1)
+        say("the plain app and the empty routes")
+        first = SameQuestion(self._service, self._kinds[0])
+        self._floors = start_request_floors(
+            stack,
+            folder,
+            budget,
+            store=root,
+            kinds=self._kinds,
+            redis_url=(folder / "service-redis" / "redis.url").read_text(),
+            answer=self._service.post(*first.question()),
+        )
+
+    def figures(self, *, with_peer: bool) -> dict[str, Any]:
+        """Everything."""
+        with forward_floor(self._root, threads=self._threads) as worker:
+            workloads = {served.kind: self._workloads(served, worker) for served in self._kinds}
+        swaps = {served.kind: self._swaps(served, workloads[served.kind]) for served in self._kinds}
+        peers = {served.kind: self._peer(served, workloads[served.kind]) for served in self._kinds} if with_peer else {}
+        workers = compare_workers(self._service, self._serve("workers", workers=2), self._kinds[0], self._budget)
+        return judged(workloads, swaps=swaps, peers=peers, workers=workers)
+
+    def _serve(self, name: str, *, workers: int) -> Server:
+        return self._stack.enter_context(
             serving(
                 ["-m", "service"],
-                log_path=folder / "service.log",
+                log_path=self._folder / f"{name}.log",
                 ready_path="/readyz",
                 port_variable="HATSTAND_PORT",
-                HATSTAND_STORE=str(root),
-                HATSTAND_REDIS_DIRECTORY=str(folder / "redis"),
-                HATSTAND_TORCH_THREADS=str(threads),
+                HATSTAND_STORE=str(self._root),
+                HATSTAND_WORKERS=str(workers),
+                HATSTAND_REDIS_DIRECTORY=str(self._folder / f"{name}-redis"),
+                HATSTAND_TORCH_THREADS=str(self._threads),
                 # only a reload that is asked for swaps
                 HATSTAND_STORE_POLL_SECONDS="0",
                 # a large model on a slow machine is to be measured, not answered for by fallbacks
@@ -89,15 +115,6 @@ class Run:
                 HATSTAND_REQUEST_TIMEOUT_MS="60000",
             )
         )
-
-    def figures(self, *, with_peer: bool) -> dict[str, Any]:
-        """Everything."""
-        with forward_floor(self._root, threads=self._threads) as worker:
-            workloads = {served.kind: self._workloads(served, worker) for served in self._kinds}
-        floors = self._http_floors(workloads)
-        swaps = {served.kind: self._swaps(served, workloads[served.kind]) for served in self._kinds}
-        peers = {served.kind: self._peer(served, workloads[served.kind]) for served in self._kinds} if with_peer else {}
-        return judged(workloads, http_floors=floors, swaps=swaps, peers=peers)
 
     def _workloads(self, served: Served, worker: ForwardFloor) -> dict[str, dict[str, Any]]:
         done = {name: self._cached(served, name) for name in _CACHED}
@@ -112,38 +129,22 @@ class Run:
         traffic = (OneNewEvent if grows else Uncached)(self._service, served)
         # batches are of the size that the service turns out to run
         task = Task(served.bundle_ids[0], 1, self._budget.seconds / 2, served.history_length, grows)
-        figures, rounds = measure(self._service, traffic, self._budget, floor=forward_floor_of(worker, task))
-        ratios = [load.throughput / per_s for load, per_s in zip(rounds.saturation, rounds.floor, strict=True)]
-        return figures | {
-            "floor_per_s": statistics.median(rounds.floor),
-            "ratio_to_floor": statistics.median(ratios),
-        }
+        figures, _ = measure(self._service, traffic, self._budget, floors={"forward": forward_floor_of(worker, task)})
+        return figures
 
     def _cached(self, served: Served, name: str) -> dict[str, Any]:
+        """Requests for which no model runs, beside apps that do less."""
         say(f"{served.kind}, {name}")
-        figures, rounds = measure(self._service, _CACHED[name](self._service, served), self._budget)
-        return figures | {"answer": rounds.steady[-1].sample}
-
-    def _http_floors(self, workloads: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:
-        """Requests per second of the empty routes, at saturation."""
-        say("HTTP floors")
-        answer = self._folder / "answer.json"
-        for workload in workloads.values():
-            for name in _CACHED:
-                answer.write_text(workload[name].pop("answer"))
-        floors = {"answer_bytes": float(answer.stat().st_size)}
-        command = ["-m", "benchmarks.serve_http_floor", str(answer)]
-        with serving(command, log_path=self._folder / "http.log", ready_path="/readyz") as server:
-            for name in ("empty", "typed"):
-                traffic = Repeated(f"/{name}")
-                callers, rate = best_level(server, traffic, self._budget.seconds / 6)
-                loads = [
-                    closed(server, traffic, callers=callers, seconds=self._budget.seconds / 3, rate=rate)
-                    for _ in range(self._budget.rounds)
-                ]
-                floors[f"{name}_per_s"] = statistics.median(load.throughput for load in loads)
-                floors[f"{name}_client_cpu_share"] = statistics.median(load.cpu_share for load in loads)
-        return floors
+        traffic = _CACHED[name](self._service, served)
+        floors = self._floors.of_traffic(served.kind, traffic)
+        figures, _ = measure(self._service, traffic, self._budget, floors=floors)
+        ours = ask_alone(self._service, traffic, self._budget.seconds / 2)
+        plain = ask_alone(self._floors.plain[served.kind], traffic, self._budget.seconds / 2)
+        return figures | {
+            "alone": asdict(ours),
+            "alone_plain": asdict(plain),
+            "cpu_over_plain": ours.cpu_ms / plain.cpu_ms,
+        }
 
     def _swaps(self, served: Served, workloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
         say(f"{served.kind}, swapping bundles")
@@ -158,7 +159,7 @@ class Run:
 
     def _peer(self, served: Served, workloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
         say(f"{served.kind}, LitServe")
-        command = ["-m", "benchmarks.serve_litserve", str(self._root), served.bundle_ids[0]]
+        command = ["-m", "benchmarks.serving.litserve", str(self._root), served.bundle_ids[0]]
         command += ["--threads", str(self._threads)]
         with serving(command, log_path=self._folder / "litserve.log", ready_path="/health") as server:
             traffic = PlainHistories(served)

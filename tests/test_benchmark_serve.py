@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serve import main
-from benchmarks.serve_load import Load, Plan, percentile, send
-from benchmarks.serve_report import judged, rounded
+from benchmarks.serving.load import Load, Plan, percentile, send
+from benchmarks.serving.report import judged, rounded
 from model_store.errors import HatstandError, InvalidInput
 
 ROOT = Path(__file__).parent.parent

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from benchmarks.serve_load import Operation, Post
-from benchmarks.serve_processes import Server
-from benchmarks.serve_store import Served
+from benchmarks.serving.load import Operation, Post
+from benchmarks.serving.processes import Server
+from benchmarks.serving.store import Served
 
 # Users who come back: few enough that what is kept of them fits the caches.
 POOL_USERS = 64
@@ -79,6 +79,11 @@ class SameQuestion(_ServiceTraffic):
         self._posts = [self.recommend(user_id) for user_id in self._user_ids]
         for path, body in self._posts:
             server.post(path, json.loads(body))
+
+    def question(self) -> tuple[str, dict[str, Any]]:
+        """Path and body of one of them."""
+        path, body = self._posts[0]
+        return path, json.loads(body)
 
     def prepare(self, number: int) -> list[Operation]:  # noqa: ARG002
         """One for each user."""

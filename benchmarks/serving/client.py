@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 import uvloop
 
-from benchmarks.serve_load import Load, Plan, percentile
+from benchmarks.serving.load import Load, Plan, percentile
 
 _ANSWER_SECONDS = 30.0
 

@@ -3,16 +3,16 @@
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from benchmarks.serve_counters import Growth, add, batch_users, encoded_share, repeated_share, stages_ms, watched
-from benchmarks.serve_floors import ForwardFloor, Task
-from benchmarks.serve_load import Load, Plan, send
-from benchmarks.serve_processes import Server
-from benchmarks.serve_traffic import Traffic
+from benchmarks.serving.counters import Growth, add, batch_users, encoded_share, repeated_share, stages_ms, watched
+from benchmarks.serving.forward_floor import ForwardFloor, Task
+from benchmarks.serving.load import Load, Plan, send
+from benchmarks.serving.processes import Server
+from benchmarks.serving.traffic import Traffic
 
 STEADY_SHARE = 0.7
 _LEVELS = (8, 32, 64)
@@ -40,11 +40,17 @@ class Rounds:
 
     saturation: list[Load] = field(default_factory=list)
     steady: list[Load] = field(default_factory=list)
-    floor: list[float] = field(default_factory=list)
+    floors: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, read: Callable[[Load], float], loads: str = "steady") -> float:
         """Of all rounds."""
         return statistics.median(read(load) for load in getattr(self, loads))
+
+    def ratio(self, floor: str) -> float:
+        """Throughput at saturation over a floor's, the median of the ratios of all rounds."""
+        return statistics.median(
+            load.throughput / per_s for load, per_s in zip(self.saturation, self.floors[floor], strict=True)
+        )
 
 
 def say(text: str) -> None:
@@ -92,7 +98,7 @@ def measure(
     budget: Budget,
     *,
     rate: float | None = None,
-    floor: Callable[[Growth], float] | None = None,
+    floors: Mapping[str, Callable[[Growth], float]] | None = None,
 ) -> tuple[dict[str, Any], Rounds]:
     """Saturation, floor and open loop in turn.
 
@@ -101,7 +107,8 @@ def measure(
         traffic: What.
         budget: For how long.
         rate: Of the open loop; default: 70 % of each round's saturation.
-        floor: Measures it once, given what the service's counters grew by at saturation.
+        floors: By name: measures one once, given what the service's counters grew by at saturation, and returns
+            operations per second.
 
     Returns:
         Figures for the report, and the rounds.
@@ -114,8 +121,8 @@ def measure(
         )
         rounds.saturation.append(load)
         add(batch_growth, growth)
-        if floor is not None:
-            rounds.floor.append(floor(growth))
+        for name, floor in (floors or {}).items():
+            rounds.floors.setdefault(name, []).append(floor(growth))
         plan = steady_plan(
             server, traffic, rate=rate or STEADY_SHARE * load.throughput, seconds=budget.seconds, seed=number
         )
@@ -135,6 +142,9 @@ def measure(
         "client_cpu_share": rounds.median(lambda load: load.cpu_share, "saturation"),
         "client_lag_p99_ms": rounds.median(lambda load: load.lag_ms[1]),
     }
+    for name, per_s in rounds.floors.items():
+        figures[f"{name}_per_s"] = statistics.median(per_s)
+        figures[f"ratio_to_{name}"] = rounds.ratio(name)
     if steady_growth:
         figures["batch_users_at_saturation"] = batch_users(batch_growth)
         figures["encoded_share"] = encoded_share(batch_growth, rounds.saturation)

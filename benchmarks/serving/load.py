@@ -1,4 +1,4 @@
-"""What a load is, and what came of it; it is sent by a process of its own (``benchmarks.serve_client``).
+"""What a load is, and what came of it; it is sent by a process of its own (``benchmarks.serving.client``).
 
 Open loop: arrivals are drawn beforehand (Poisson), and a latency counts from the moment when the arrival was due, so a
 server that stalls is charged for all who had to wait. Closed loop: each caller sends its next request when it has its
@@ -99,7 +99,10 @@ class RunningLoad:
 
     def __init__(self, plan: Plan) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serve_client"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.serving.client"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdin is not None
         try:

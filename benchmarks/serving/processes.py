@@ -63,6 +63,11 @@ class Server:
             for sample in family.samples
         }
 
+    def cpu_seconds(self) -> float:
+        """Processor time of its main process so far; what its children take is not in it."""
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def is_ready(self, path: str) -> bool:
         """Whether it answers 200 there."""
         try:

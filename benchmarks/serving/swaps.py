@@ -4,10 +4,10 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.serve_load import RunningLoad
-from benchmarks.serve_measure import Budget, steady_plan
-from benchmarks.serve_processes import Server
-from benchmarks.serve_traffic import Traffic
+from benchmarks.serving.load import RunningLoad
+from benchmarks.serving.measure import Budget, steady_plan
+from benchmarks.serving.processes import Server
+from benchmarks.serving.traffic import Traffic
 from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError
 

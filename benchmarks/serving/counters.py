@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from benchmarks.serve_load import Load
-from benchmarks.serve_processes import Sample, Server
+from benchmarks.serving.load import Load
+from benchmarks.serving.processes import Sample, Server
 
 # What each sample of ``/metrics`` grew by.
 Growth = dict[Sample, float]

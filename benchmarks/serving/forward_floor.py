@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.serve_traffic import POOL_USERS, K
+from benchmarks.serving.traffic import POOL_USERS, K
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.store import ModelStore
 from model_store.encoding import UserEncoder
@@ -69,7 +69,7 @@ class ForwardFloor:
 @contextmanager
 def forward_floor(store: Path, *, threads: int) -> Iterator[ForwardFloor]:
     """A worker, until the block ends."""
-    command = [sys.executable, "-m", "benchmarks.serve_floors", str(store), str(threads)]
+    command = [sys.executable, "-m", "benchmarks.serving.forward_floor", str(store), str(threads)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield ForwardFloor(process)

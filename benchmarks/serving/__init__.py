@@ -1,0 +1,1 @@
+"""Parts of ``python -m benchmarks.serve``: servers as processes, loads, floors, the report."""
