@@ -31,6 +31,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.serving.alone import ask_alone
+from benchmarks.serving.events import measure_events
 from benchmarks.serving.forward_floor import ForwardFloor, Task, forward_floor
 from benchmarks.serving.measure import (
     STEADY_SHARE,
@@ -76,6 +77,7 @@ class Run:
         self._kinds = served_kinds(root, folder)
         say("the service")
         self._service = self._serve("service", workers=1)
+        self._redis_url = (folder / "service-redis" / "redis.url").read_text()
         say("the plain app and the empty routes")
         first = SameQuestion(self._service, self._kinds[0])
         self._floors = start_request_floors(
@@ -84,7 +86,7 @@ class Run:
             budget,
             store=root,
             kinds=self._kinds,
-            redis_url=(folder / "service-redis" / "redis.url").read_text(),
+            redis_url=self._redis_url,
             answer=self._service.post(*first.question()),
         )
 
@@ -95,7 +97,8 @@ class Run:
         swaps = {served.kind: self._swaps(served, workloads[served.kind]) for served in self._kinds}
         peers = {served.kind: self._peer(served, workloads[served.kind]) for served in self._kinds} if with_peer else {}
         workers = compare_workers(self._service, self._serve("workers", workers=2), self._kinds[0], self._budget)
-        return judged(workloads, swaps=swaps, peers=peers, workers=workers)
+        events = measure_events(self._service, self._kinds[0], self._budget, self._redis_url)
+        return judged(workloads, swaps=swaps, peers=peers, workers=workers, events=events)
 
     def _serve(self, name: str, *, workers: int) -> Server:
         return self._stack.enter_context(

@@ -1,4 +1,4 @@
-"""Follows what runs: which files of ours a piece of work passes, in every thread, in the order in which it enters them."""
+"""Follows what runs: which files of ours a piece of work passes, in every thread, in the order of entering them."""
 
 import sys
 import threading

@@ -73,29 +73,43 @@ def test_percentiles_are_of_what_was_measured() -> None:
 
 
 def test_the_report_puts_the_worst_first_and_judges_a_small_model_by_nothing() -> None:
-    cached = {"throughput_per_s": 1_000.0, "p50_ms": 1.0, "p99_ms": 2.0, "p99_over_p50": 2.0}
-    faster = {**cached, "throughput_per_s": 3_000.0}
-    uncached = {"p50_ms": 10.0, "p99_ms": 40.0, "p99_over_p50": 4.0, "throughput_per_s": 90.0}
+    cached = {
+        "throughput_per_s": 1_000.0,
+        "p50_ms": 1.0,
+        "p99_ms": 2.0,
+        "p99_over_p50": 2.0,
+        "ratio_to_plain": 0.6,
+        "ratio_to_empty": 0.25,
+    }
+    faster = {**cached, "throughput_per_s": 3_000.0, "ratio_to_empty": 0.75}
+    uncached = {"p50_ms": 10.0, "p99_ms": 50.0, "p99_over_p50": 5.0, "throughput_per_s": 90.0}
     workloads = {
         "hllm": {
             "cached": dict(cached),
             "repeated": faster,
-            "uncached": {**uncached, "floor_per_s": 100.0, "ratio_to_floor": 0.9},
+            "uncached": {**uncached, "forward_per_s": 100.0, "ratio_to_forward": 0.9},
         },
-        "hatllm": {"cached": dict(cached), "uncached": {**uncached, "floor_per_s": 600.0, "ratio_to_floor": 0.15}},
+        "hatllm": {"cached": dict(cached), "uncached": {**uncached, "forward_per_s": 600.0, "ratio_to_forward": 0.15}},
     }
-    floors = {"empty_per_s": 4_000.0, "typed_per_s": 2_000.0}
-    swaps = {"hllm": {"swap_p99_ratio": 1.2}, "hatllm": {"swap_p99_ratio": 1.6}}
-    figures = judged(workloads, http_floors=floors, swaps=swaps, peers={"hllm": {**uncached, "throughput_per_s": 60.0}})
+    figures = judged(
+        workloads,
+        swaps={"hllm": {"swap_p99_ratio": 1.2}, "hatllm": {"swap_p99_ratio": 1.6}},
+        peers={"hllm": {**uncached, "throughput_per_s": 60.0}},
+        workers={"scaling": 1.5},
+        events={"ratio_to_script": 0.4},
+    )
     assert figures["met"] == {
-        "ratio_to_floor": True,
-        "ratio_to_http_floor": False,
+        "ratio_to_forward": True,
+        "ratio_to_empty": True,
         "p99_over_p50": False,
         "swap_p99_ratio": False,
     }
-    assert (figures["ratio_to_floor"], figures["ratio_to_http_floor"], figures["swap_p99_ratio"]) == (0.9, 0.25, 1.6)
-    assert figures["workloads"]["hllm"]["repeated"]["ratio_to_http_floor"] == 0.75
-    assert "ratio_to_floor" not in figures["workloads"]["hatllm"]["uncached"]["met"]
+    assert (figures["ratio_to_forward"], figures["ratio_to_plain"], figures["swap_p99_ratio"]) == (0.9, 0.6, 1.6)
+    of_hllm, of_hatllm = figures["workloads"]["hllm"], figures["workloads"]["hatllm"]
+    # the same ratio is enough for a search, and not for an answer that is there already
+    assert (of_hllm["cached"]["met"]["ratio_to_plain"], of_hllm["repeated"]["met"]["ratio_to_plain"]) == (True, False)
+    assert "ratio_to_forward" not in of_hatllm["uncached"]["met"]
+    assert (figures["workers"]["met"], figures["events"]["met"]) == ({"scaling": True}, {"ratio_to_script": False})
     assert figures["litserve"]["hllm"]["throughput_ratio"] == 1.5
     assert rounded({"a": [1], "b": {"c": 1.23456}}) == {"a": [1], "b": {"c": 1.235}}
 
@@ -127,4 +141,7 @@ def test_the_serving_benchmark_prints_its_figures_with_their_targets() -> None:
             assert min(parts) >= 0
             assert sum(parts) == pytest.approx(one["stages_ms"]["all"], rel=0.01)
     assert all(one["swaps"] == 1 and one["failed"] == 0 for one in figures["swaps"].values())
-    assert figures["http_floors"]["empty_per_s"] > figures["workloads"]["hllm"]["cached"]["throughput_per_s"]
+    assert figures["workloads"]["hllm"]["cached"]["ratio_to_empty"] < 1
+    assert figures["workloads"]["hllm"]["cached"]["alone"]["cpu_ms"] > 0
+    assert figures["workers"]["two_per_s"] > 0
+    assert 0 < figures["events"]["ratio_to_script"] < 1

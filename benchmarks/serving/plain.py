@@ -36,7 +36,7 @@ class Question(BaseModel):
     """The part of the service's request that the benchmark uses."""
 
     user_id: str = Field(min_length=1, max_length=256)
-    k: int = Field(10, ge=1, le=500)
+    k: int = Field(default=10, ge=1, le=500)
     model: str | None = None
     exclude_item_ids: list[str] = Field(default=[], max_length=1_000)
     return_fields: list[str] = ["title"]
@@ -82,7 +82,9 @@ class PlainShop:
 
     async def recommend(self, question: Question) -> list[tuple[int, float]]:
         """(row, score) of the k nearest items that were not seen."""
-        members = await self._redis.zrange(owner_key(Owner(question.user_id), "history"), 0, -1)
+        members: list[bytes] = await self._redis.zrange(  # type: ignore[assignment]  # without scores
+            owner_key(Owner(question.user_id), "history"), 0, -1
+        )
         history = [orjson.loads(member[_ARRIVAL_DIGITS:])[0] for member in members]
         seen = {self._row_of[item_id] for item_id in (*history, *question.exclude_item_ids)}
         latest = self._row_of[history[-1]]

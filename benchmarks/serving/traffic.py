@@ -132,6 +132,32 @@ class OneNewEvent(_ServiceTraffic):
         return [("/events", json.dumps({"events": [self.event(user_id)]})), self.recommend(user_id)]
 
 
+class Reports(_ServiceTraffic):
+    """Users who report events, and ask nothing.
+
+    Args:
+        server: The service.
+        served: What it serves.
+        num_events: Of one post.
+    """
+
+    marker = '"accepted":'
+
+    def __init__(self, server: Server, served: Served, num_events: int) -> None:
+        super().__init__(server, served)
+        self._num_events = num_events
+        self._turn = 0
+
+    def prepare(self, number: int) -> list[Operation]:
+        """As many posts as that, of new events."""
+        return [[self._post()] for _ in range(number)]
+
+    def _post(self) -> Post:
+        users = (f"reporter-{(self._turn + at) % POOL_USERS}" for at in range(self._num_events))
+        self._turn += self._num_events
+        return "/events", json.dumps({"events": [self.event(user_id) for user_id in users]})
+
+
 class PlainHistories:
     """Histories in the requests themselves, for a server that keeps none.
 
