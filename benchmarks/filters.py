@@ -21,15 +21,14 @@ import typer
 from model_store.catalogue.catalogue import Catalogue
 from model_store.index import build_index
 from service.engine.served_bundle import MaskCache
-from service.people.hidden_set import NOTHING_HIDDEN
-from service.recommend.ask import Boost, Pin, Query
+from service.recommend.ask import Ask, Boost, Pin, Query
 from service.recommend.candidates.admissible import admissible_items
 from service.recommend.candidates.filter_wire import FilterNode
 from service.recommend.deadline import Deadline
+from service.recommend.known import Known
 from service.recommend.ranking.answering import ModelView, answer
 from service.recommend.ranking.planner import Choice, PlanName
 from service.recommend.ranking.retrieve import run_plan
-from service.recommend.trace import Progress
 
 _SEED = 0
 _NUM_BRANDS = 1_000
@@ -75,7 +74,7 @@ def measure(served: Any, users: np.ndarray, *, k: int) -> dict[str, Any]:
         _answer(served, query, users[0])  # what is computed once per bundle
         seconds, floor = _medians(users, partial(_answer, served, query), partial(_plain_search, served, k))
         floors.append(floor)
-        plan = _answer(served, query, users[0]).plans[-1]
+        plan = _answer(served, query, users[0])[1].plans[-1]
         cases[name] = {
             "ms": round(1_000 * seconds, 4),
             "ratio_to_floor": round(seconds / floor, 3),
@@ -113,13 +112,13 @@ def _cases(served: Any, k: int) -> dict[str, dict[str, Any]]:
 
 def _other_plans(served: Any, query: Query, users: np.ndarray) -> dict[str, float]:
     """Each plan for the same admissible items; over-fetching only where it finds enough."""
-    admissible = admissible_items(served, query, (), NOTHING_HIDDEN)
+    admissible = admissible_items(served, query, Known())
     count = admissible.count()
     fetch = {"over_fetch": min(int(2 * query.k * admissible.num_items / count), 20_000), "selector": query.k}
     choices = [Choice(name, fetch.get(name, count)) for name in _NAMES]
 
     def run(choice: Choice, user: np.ndarray) -> int:
-        return len(run_plan(choice, served.bundle, user, query.k, admissible).item_indices)
+        return len(run_plan(choice, served.bundle, user, query.k, admissible))
 
     choices = [choice for choice in choices if run(choice, users[0]) == min(query.k, count)]
     seconds = _medians(users[:10], *(partial(run, choice) for choice in choices))
@@ -131,12 +130,12 @@ def _plain_search(served: Any, k: int, user: np.ndarray) -> Any:
 
 
 def _answer(served: Any, query: Query, user: np.ndarray) -> Any:
-    return answer(Progress(query, served, "retrieve", Deadline.after(10.0)), ModelView(user=user))
+    return answer(Ask(query, (), served, "retrieve", Deadline.after(10.0)), Known(), ModelView(user=user))
 
 
 def _evaluate_anew(served: Any, node: Any) -> None:
     fresh: Any = SimpleNamespace(**{**vars(served), "masks": MaskCache()})
-    admissible_items(fresh, Query(user_id=None, k=1, timeout_seconds=1.0, filter=node), (), NOTHING_HIDDEN)
+    admissible_items(fresh, Query(user_id=None, k=1, timeout_seconds=1.0, filter=node), Known())
 
 
 def _tree(share: float) -> Any:

@@ -21,6 +21,8 @@ TITLE = "title"
 POPULARITY = "popularity"
 CONTENT_HASH = "content_hash"
 _NOT_ATTRIBUTES = frozenset({ITEM_ID, TITLE, POPULARITY, CONTENT_HASH})
+# Values of one column that are kept as objects of Python; Arrow takes as long to find one as a search takes.
+_MAX_KEPT_VALUES = 20_000
 
 
 class Catalogue:
@@ -33,6 +35,7 @@ class Catalogue:
         self._index_by_id = {item_id: row for row, item_id in enumerate(item_ids, start=1)}
         # asked for in every request, and slow to ask Arrow for
         self._attribute_names = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
+        self._kept_values: dict[str, dict[int, Any]] = {name: {} for name in table.column_names}
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Catalogue":
@@ -135,6 +138,27 @@ class Catalogue:
         if name not in self._table.column_names:
             raise InvalidInput(f"items have no field {name!r}, only {sorted(self._table.column_names)}")
         return self._table.column(name)
+
+    def values(self, name: str, item_indices: Sequence[int]) -> list[Any]:
+        """Values of one column, as Python's; do not write to them. Those of items that are asked for often are kept.
+
+        Args:
+            name: Of the column.
+            item_indices: In 1..N.
+
+        Raises:
+            InvalidInput: There is no such column.
+        """
+        column = self.column(name)
+        kept = self._kept_values[name]
+        try:
+            return [kept[item_index] for item_index in item_indices]
+        except KeyError:
+            values = column.take(pa.array(np.array(item_indices, dtype=np.int64) - 1)).to_pylist()
+        if len(kept) >= _MAX_KEPT_VALUES:
+            kept.clear()
+        kept.update(zip(item_indices, values, strict=True))
+        return list(values)
 
     @functools.cached_property
     def popularity(self) -> np.ndarray:

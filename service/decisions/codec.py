@@ -36,7 +36,7 @@ _CLASSES = {
 
 def record_of(decision: Decision) -> DecisionRecord | None:
     """A record with a document of at most ``MAX_RECORD_BYTES``; None if it cannot be made so small."""
-    owner = decision.owners[0] if decision.owners else None
+    owner = decision.ask.owners[0] if decision.ask.owners else None
     for level in range(3):
         packed = zlib.compress(orjson.dumps(_document(decision, leave_out=level)), _LEVEL)
         if len(packed) <= MAX_RECORD_BYTES:
@@ -99,8 +99,9 @@ def embedding_of(document: dict[str, Any]) -> np.ndarray | None:
 
 
 def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
-    query, embedding = decision.query, decision.earlier_embedding
-    assignment, scenario = decision.assignment, query.scenario
+    ask, answered, trace, served = decision.ask, decision.answered, decision.trace, decision.ask.served
+    query, embedding, hidden = ask.query, answered.earlier_embedding, decision.known.hidden.item_ids
+    assignment, scenario = ask.assignment, query.scenario
     excluded = list(query.exclude_item_ids)
     created = datetime.fromtimestamp(decision.created_at, UTC)
     return {
@@ -112,31 +113,28 @@ def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
         "session_id": query.session_id,
         "versions": {
             "service": _service_version(),
-            "kind": decision.kind,
-            "model": decision.model_id,
-            "bundle": decision.bundle_id,
-            "mode": decision.mode,
+            "kind": served.kind,
+            "model": served.model_id,
+            "bundle": served.bundle_id,
+            "mode": ask.mode,
             "scenario": None if scenario is None else asdict(scenario),
         },
         "experiment": None if assignment is None else {"name": assignment.experiment, "arm": assignment.arm},
-        "request": to_plain(replace(query, exclude_item_ids=())),
+        "request": to_plain(replace(query, history=None, exclude_item_ids=())),
         "excluded": {"count": len(excluded), "item_ids": excluded if leave_out < 2 else None},
         "history": _history(decision, is_whole=leave_out < 2),
-        "hidden": {
-            "count": len(decision.hidden),
-            "item_ids": sorted(decision.hidden) if len(decision.hidden) <= _MAX_HIDDEN else None,
-        },
-        "segment_attribute": decision.segment_attribute,
+        "hidden": {"count": len(hidden), "item_ids": sorted(hidden) if len(hidden) <= _MAX_HIDDEN else None},
+        "segment_attribute": answered.segment_attribute,
         "earlier_embedding": (
             None if embedding is None else base64.b64encode(np.asarray(embedding, dtype=np.float32).tobytes()).decode()
         ),
-        "counts": dict(decision.counts),
-        "plans": [asdict(plan) for plan in decision.plans],
-        "steps": [asdict(note) for note in decision.steps],
-        "source": decision.source,
-        "fallback_reason": decision.fallback_reason,
-        "warnings": list(decision.warnings),
-        "timing_ms": decision.timing.milliseconds(),
+        "counts": dict(trace.counts),
+        "plans": [asdict(plan) for plan in trace.plans],
+        "steps": [asdict(step) for step in trace.steps],
+        "source": answered.source,
+        "fallback_reason": trace.fallback_reason,
+        "warnings": list(trace.warnings),
+        "timing_ms": trace.timing.milliseconds(),
         "items": [
             {
                 "item_id": item.item_id,
@@ -145,7 +143,7 @@ def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
                 if leave_out < 1
                 else [],
             }
-            for item in decision.items
+            for item in answered.items
         ],
     }
 
@@ -156,17 +154,18 @@ def _service_version() -> str:
 
 
 def _history(decision: Decision, *, is_whole: bool) -> dict[str, Any]:
-    interactions = decision.interactions
+    ask, known = decision.ask, decision.known
+    interactions, is_own = known.past.interactions, ask.query.history is not None
     # Of two owners only one is erased with the record, so it must not hold what the other did.
-    if len(decision.owners) > 1 and not decision.has_own_history:
+    if len(ask.owners) > 1 and not is_own:
         is_whole = False
     types = [one.type for one in interactions]
     return {
-        "is_own": decision.has_own_history,
-        "is_current": decision.is_current,
+        "is_own": is_own,
+        "is_current": known.past.is_current,
         "length": len(interactions),
-        "known": decision.num_known,
-        "read": decision.num_read,
+        "known": len(known.history.item_indices),
+        "read": len(known.read_items),
         "sha256": hash_of(interactions),
         "item_ids": [one.item_id for one in interactions] if is_whole else None,
         "timestamps": [one.timestamp for one in interactions] if is_whole else None,

@@ -18,23 +18,25 @@ from service.engine.batcher import Encoded, Ran
 from service.engine.served_bundle import ServedBundle
 from service.errors import ModelUnavailable
 from service.people.hidden_set import HiddenItems
+from service.people.known_history import known_history
 from service.people.remembered import LastKnown
 from service.recommend.ask import (
     SOURCE_LAST_EMBEDDING,
     SOURCE_MODEL,
     SOURCE_RETRIEVE,
     SOURCE_SIMILAR,
+    Ask,
     Interaction,
     RankedItem,
 )
 from service.recommend.candidates.admissible import check_query
 from service.recommend.candidates.segments import Segments
 from service.recommend.deadline import Deadline, StepTimes
+from service.recommend.known import Known, Past
 from service.recommend.model_call import ModelAsker
 from service.recommend.protocols import EncodedUser, RanWork
 from service.recommend.ranking.answering import ModelView, answer
-from service.recommend.ranking.fallback import latest_vector
-from service.recommend.trace import Progress
+from service.recommend.ranking.sources import latest_vector
 
 T = TypeVar("T")
 
@@ -115,19 +117,13 @@ async def replay_record(
     segments = Segments(attribute)
     if attribute is not None:
         segments.build(served.catalogue, query.segment)
-    progress = Progress(
-        query,
-        served,
-        mode,
-        Deadline.after(_ENOUGH_SECONDS),
-        segments=segments if attribute is not None else None,
-        interactions=history,
-        is_current=document["history"]["is_current"],
-        hidden=hidden,
-    )
+    ask = Ask(query, (), served, mode, Deadline.after(_ENOUGH_SECONDS))
+    past = Past(history, is_current=document["history"]["is_current"])
+    known = Known(past, known_history(served.catalogue, history), hidden=hidden)
     check_query(served, query)
-    view = await _view(progress, source, earlier, failed)
-    return Replay(recorded, [_pair(item) for item in answer(progress, view).items])
+    view = await _view(ask, known, source, earlier, failed)
+    answered, _ = answer(ask, known, view, segments if attribute is not None else None)
+    return Replay(recorded, [_pair(item) for item in answered.items])
 
 
 def _pair(item: RankedItem) -> tuple[str, float]:
@@ -154,7 +150,7 @@ def _hidden(document: dict[str, Any]) -> HiddenItems:
     return HiddenItems(frozenset(hidden["item_ids"]))
 
 
-async def _view(progress: Progress, source: str, earlier: np.ndarray | None, failed: set[str]) -> ModelView:
+async def _view(ask: Ask, known: Known, source: str, earlier: np.ndarray | None, failed: set[str]) -> ModelView:
     """What the step that answered worked with."""
     if source in {SOURCE_MODEL, SOURCE_RETRIEVE}:
         asker = ModelAsker(
@@ -165,17 +161,17 @@ async def _view(progress: Progress, source: str, earlier: np.ndarray | None, fai
             num_erasures=lambda: 0,
             falls_back=True,
         )
-        view = await asker.ask(progress)
-        broken = {note.step for note in progress.steps if note.reason in _FAILED} - failed
+        view, trace = await asker.ask(ask, known)
+        broken = {note.step for note in trace.steps if note.reason in _FAILED} - failed
         if broken:
-            raise InvalidInput(f"the model fails here, and did not at the time: {', '.join(progress.warnings)}")
+            raise InvalidInput(f"the model fails here, and did not at the time: {', '.join(trace.warnings)}")
         return view
     if source == SOURCE_LAST_EMBEDDING:
         if earlier is None:
             raise InvalidInput("the record cannot be replayed: it has no earlier embedding")
         return ModelView(user=earlier, step="last_embedding")
     if source == SOURCE_SIMILAR:
-        vector = latest_vector(progress.served.bundle, progress.history.item_indices)
+        vector = latest_vector(ask.served.bundle, known.history.item_indices)
         return ModelView(user=vector, step="similar_items")
     return ModelView()
 

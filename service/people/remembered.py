@@ -7,7 +7,7 @@ from service.people.embeddings import LastEmbeddings
 from service.people.known_history import LastHistories
 from service.people.repeats import Repeats
 from service.people.visibility import EventVisibility
-from service.recommend.ask import Interaction, Query
+from service.recommend.ask import Interaction
 
 
 class LastKnown:
@@ -67,13 +67,3 @@ class LastKnown:
         self.histories.forget_all()
         self.repeats.forget_all()
         self.visibility.forget_all()
-
-
-def owners_of(query: Query) -> list[Owner]:
-    """Whose stored histories a request is about: the user's, the session's, or both."""
-    owners: list[Owner] = []
-    if query.user_id is not None:
-        owners.append(Owner(query.user_id))
-    if query.session_id is not None:
-        owners.append(Owner(query.session_id, is_session=True))
-    return owners

@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_store.encoding import Mode
+from model_store.people.owner import Owner
 from service.engine.served_bundle import ServedBundle
 from service.recommend.candidates.filters import Node
+from service.recommend.deadline import Deadline
+from service.recommend.ranking.candidates import NO_CANDIDATES, Candidates
+from service.recommend.trace import Trace
 
 SOURCE_MODEL = "model"
 SOURCE_RETRIEVE = "fallback:retrieve"
@@ -38,20 +42,6 @@ class SegmentWish:
 
     attribute: str | None = None
     value: str | int | bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StepNote:
-    """What became of one step of the ladder.
-
-    Attributes:
-        step: ``history``, ``generate``, ``model``, or a step that ``source`` may name.
-        reason: Why it did not answer; ``answered`` for the one that did, ``repeated`` where that was the
-            answer before. A few fixed words.
-    """
-
-    step: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,67 +152,6 @@ class RankedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """One item of a list, before it is described.
-
-    Attributes:
-        item_index: In 1..N.
-        score: As in ``RankedItem``.
-        is_from_model: Whether a model chose it; else it is a popular one.
-        is_pinned: Whether it has its place by the scenario.
-    """
-
-    item_index: int
-    score: float
-    is_from_model: bool = True
-    is_pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How candidates were looked for, once.
-
-    Attributes:
-        name: ``over_fetch``, ``selector`` or ``exact_scan``.
-        num_admissible: Items that might be returned.
-        num_fetched: Items that the index was asked for, or that were compared.
-        num_found: Admissible ones among them, at most as many as were wanted.
-    """
-
-    name: str
-    num_admissible: int
-    num_fetched: int
-    num_found: int
-
-
-@dataclass
-class Timing:
-    """Seconds per step; ``encode`` is all that the model did, and ``queue`` all waiting for it."""
-
-    history: float = 0.0
-    queue: float = 0.0
-    encode: float = 0.0
-    search: float = 0.0
-    rank: float = 0.0
-    total: float = 0.0
-
-    def seconds(self) -> dict[str, float]:
-        """By step, the total last."""
-        return {
-            "history": self.history,
-            "queue": self.queue,
-            "encode": self.encode,
-            "search": self.search,
-            "rank": self.rank,
-            "total": self.total,
-        }
-
-    def milliseconds(self) -> dict[str, float]:
-        """By step, the total last; rounded to microseconds."""
-        return {step: round(seconds * 1_000, 3) for step, seconds in self.seconds().items()}
-
-
-@dataclass(frozen=True, slots=True)
 class Assignment:
     """The arm of an experiment that a user is in; who answered is in the answer's bundle."""
 
@@ -231,37 +160,61 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """One request, and what it is answered with.
+
+    Attributes:
+        query: What is wanted.
+        owners: Whose stored histories are read: nobody's, the user's, the session's, or both. The user comes first.
+        served: The bundle that answers.
+        mode: How its model recommends.
+        deadline: When the request's time is over.
+        assignment: None where no experiment decided.
+    """
+
+    query: Query
+    owners: tuple[Owner, ...]
+    served: ServedBundle
+    mode: Mode
+    deadline: Deadline
+    assignment: Assignment | None = None
+
+    @property
+    def owner(self) -> Owner | None:
+        """Whose the history is; None for one in the request, or one of several owners."""
+        return self.owners[0] if len(self.owners) == 1 and self.query.history is None else None
+
+
+def owners_of(query: Query) -> tuple[Owner, ...]:
+    """Whom a query is about; made once, for the ``Ask``."""
+    owners = [] if query.user_id is None else [Owner(query.user_id)]
+    if query.session_id is not None:
+        owners.append(Owner(query.session_id, is_session=True))
+    return tuple(owners)
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """One answer.
 
     Attributes:
+        recommendation_id: Names the answer, for events that follow from it.
         served: The bundle that answered.
         mode: How its model recommends.
         items: At most k, best first.
         source: ``model`` or ``fallback:<step>``.
-        warnings: What the caller should know.
         history_length: Interactions that the model read.
-        timing: Seconds per step.
+        trace: What happened on the way.
         assignment: None where no experiment decided.
-        fallback_reason: Why it is a fallback, for the metrics.
-        steps: What became of each step that was due, in order; the last one answered.
         ranked: The whole list that ``items`` is the beginning of; longer than ``items`` only with ``paginate``.
-        plans: How candidates were looked for.
-        filtered: How many items each reason kept from the list, for the metrics.
-        recommendation_id: Names the answer, for events that follow from it.
     """
 
+    recommendation_id: str
     served: ServedBundle
     mode: Mode
     items: Sequence[RankedItem]
     source: str
-    warnings: Sequence[str]
     history_length: int
-    timing: Timing
-    recommendation_id: str
+    trace: Trace
     assignment: Assignment | None = None
-    fallback_reason: str | None = None
-    steps: Sequence[StepNote] = ()
-    ranked: Sequence[Ranked] = ()
-    plans: Sequence[Plan] = ()
-    filtered: Mapping[str, int] = field(default_factory=dict)
+    ranked: Candidates = NO_CANDIDATES

@@ -8,7 +8,9 @@ from service.errors import NotFound
 from service.people.hidden_set import HiddenItems
 from service.recommend.ask import Query
 from service.recommend.candidates.admissible import Admissible, admissible_items
-from service.recommend.ranking.retrieve import Candidates, retrieve
+from service.recommend.known import Known
+from service.recommend.ranking.candidates import Candidates
+from service.recommend.ranking.retrieve import retrieve
 
 # A query that forbids nothing.
 _EVERYTHING = Query(user_id=None, k=1, timeout_seconds=1.0, exclude_seen=False)
@@ -32,7 +34,8 @@ def similar_items(served: ServedBundle, item_index: int, k: int, hidden: HiddenI
     """The k items whose embeddings are nearest to an item's, itself and hidden ones left out; scores are cosines."""
     admissible = _shown(served, hidden).without(np.array([item_index], dtype=np.int64))
     query = served.bundle.item_embeddings(np.array([item_index]))[0]
-    return retrieve(served.bundle, query, k, admissible)
+    found, _ = retrieve(served.bundle, query, k, admissible)
+    return found
 
 
 def find_by_title(served: ServedBundle, query: str, limit: int, hidden: HiddenItems) -> np.ndarray:
@@ -58,4 +61,4 @@ def find_by_title(served: ServedBundle, query: str, limit: int, hidden: HiddenIt
 
 
 def _shown(served: ServedBundle, hidden: HiddenItems) -> Admissible:
-    return admissible_items(served, _EVERYTHING, (), hidden)
+    return admissible_items(served, _EVERYTHING, Known(hidden=hidden))

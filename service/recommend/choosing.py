@@ -1,30 +1,13 @@
 """Which model answers a request, and how: what the request names, else the user's arm, else the default."""
 
-from dataclasses import dataclass
-
 from model_store.encoding import Mode
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
-from service.recommend.ask import Assignment, Query
+from service.recommend.ask import Ask, Assignment, Query, owners_of
+from service.recommend.deadline import Deadline
 from service.recommend.experiment import Experiment
 from service.recommend.protocols import BundleSource
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What answers.
-
-    Attributes:
-        served: The bundle.
-        mode: How its model recommends.
-        assignment: None where no experiment decided.
-        warning: Why it is not what the experiment would have, if so.
-    """
-
-    served: ServedBundle
-    mode: Mode
-    assignment: Assignment | None = None
-    warning: str | None = None
+from service.recommend.trace import NOTHING, Trace, warning_of
 
 
 class Chooser:
@@ -43,15 +26,17 @@ class Chooser:
         self._experiment = experiment
         self._preferred_mode = preferred_mode
 
-    def choose(self, query: Query) -> Choice:
-        """What answers this query.
+    def choose(self, query: Query) -> tuple[Ask, Trace]:
+        """What answers this query; with a warning where that is not what the experiment would have.
 
         Raises:
             InvalidRequest: An unknown kind of model, or a mode that the model was not trained for.
             NotReady: No bundle is loaded.
         """
         served, assignment, warning = self._bundle(query)
-        return Choice(served, self._mode(query, served), assignment, warning)
+        deadline = Deadline.after(query.timeout_seconds)
+        ask = Ask(query, owners_of(query), served, self._mode(query, served), deadline, assignment)
+        return ask, NOTHING if warning is None else warning_of(warning)
 
     def _bundle(self, query: Query) -> tuple[ServedBundle, Assignment | None, str | None]:
         experiment = self._experiment

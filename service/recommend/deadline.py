@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from service.errors import DeadlineExceeded
+
 # The steps after the model, which it has to leave time for: searching, and, if that fails, what is popular.
 SEARCH, POPULAR = "search", "popular"
 
@@ -47,6 +49,10 @@ class Deadline:
     def left(self) -> float:
         """Seconds that are left; negative once it is over."""
         return self.ends_at - time.monotonic()
+
+    def exceeded(self) -> DeadlineExceeded:
+        """What a request fails with once it is over."""
+        return DeadlineExceeded(f"no answer within {self.seconds * 1_000:.0f} ms")
 
 
 class StepTimes:

@@ -15,15 +15,17 @@ import numpy as np
 
 from model_store.encoding import ExplainsByAttention
 from model_store.people.histories import History
-from model_store.people.owner import Owner
 from service.errors import DeadlineExceeded, InvalidRequest, ModelUnavailable, Overloaded, ServiceError
 from service.people.embeddings import fingerprint
-from service.people.remembered import LastKnown, owners_of
+from service.people.remembered import LastKnown
+from service.recommend.ask import Ask
+from service.recommend.candidates.admissible import admissible_items
 from service.recommend.deadline import POPULAR, SEARCH, StepTimes
-from service.recommend.protocols import BlockingRunner, EncodedUser, ModelQueue
+from service.recommend.known import Known
+from service.recommend.protocols import BlockingRunner, ModelQueue
 from service.recommend.ranking.answering import DIVERSITY_POOL, ModelView
-from service.recommend.ranking.retrieve import Candidates
-from service.recommend.trace import Progress
+from service.recommend.ranking.candidates import NO_CANDIDATES, Candidates
+from service.recommend.trace import NOTHING, Timing, Trace, failure, note, warning_of
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +33,8 @@ T = TypeVar("T")
 # The most titles that one request may have written, whatever its k and diversity; further items are retrieved. As
 # many beams run at once, and everybody else waits for them.
 _MAX_GENERATED = 100
+
+_NO_VIEW = ModelView()
 
 _Step = Literal["generate", "model", "explain"]
 _Reason = Literal["no_time", "timed_out", "overloaded", "unavailable", "failed"]
@@ -87,125 +91,119 @@ class ModelAsker:
         self._falls_back = falls_back
         self._late: set[asyncio.Task[Any]] = set()  # tasks that nobody refers to may be collected
 
-    async def ask(self, progress: Progress) -> ModelView:
-        """What the model makes of the history; what it did not answer is None, and noted with the reason.
+    async def ask(self, ask: Ask, known: Known) -> tuple[ModelView, Trace]:
+        """What the model makes of the history; what it did not answer is None, and the trace says why.
 
         Raises:
             Overloaded, ModelUnavailable, NotReady, DeadlineExceeded: It did not answer, and nothing is to be served
                 instead.
         """
-        if not progress.is_current:
-            progress.note("model", "history_unavailable")
-            return ModelView()
-        if not len(progress.history.item_indices):
-            progress.fall_back("no_known_history")
-            progress.note("model", "no_known_history")
-            return ModelView()
-        generated = await self._generate(progress) if progress.mode == "generate" else None
-        user = await self._encode(progress) if _wants_user(progress, generated) else None
-        has_answer = generated is not None or user is not None
-        attention = await self._explain(progress) if progress.query.explain and has_answer else None
-        return ModelView(generated, user, attention)
+        if not known.past.is_current:
+            return _NO_VIEW, note("model", "history_unavailable")
+        if not len(known.history.item_indices):
+            return _NO_VIEW, failure("no_known_history") + note("model", "no_known_history")
+        view, trace = _NO_VIEW, NOTHING
+        if ask.mode == "generate":
+            view, trace = await self._generate(ask, known)
+        if _wants_user(ask, view):
+            user, encoded = await self._encode(ask, known)
+            view, trace = replace(view, user=user), trace + encoded
+        if ask.query.explain and (view.generated is not None or view.user is not None):
+            attention, explained = await self._explain(ask, known)
+            view, trace = replace(view, attention=attention), trace + explained
+        return view, trace
 
-    async def _generate(self, progress: Progress) -> Candidates | None:
-        """Items whose titles the model writes."""
-        generator, query = progress.served.generator, progress.query
+    async def _generate(self, ask: Ask, known: Known) -> tuple[ModelView, Trace]:
+        """Items whose titles the model writes, and what may be returned."""
+        generator, query = ask.served.generator, ask.query
         assert generator is not None  # or the mode would not have been chosen
 
-        async def generate(until: float) -> Candidates:
-            allowed = await self._run_blocking(lambda: progress.admissible.allowed())
-            want = min(query.k * DIVERSITY_POOL if query.diversity > 0 else query.k, _MAX_GENERATED, int(allowed.sum()))
+        async def generate(until: float) -> tuple[ModelView, Trace]:
+            admissible = await self._run_blocking(lambda: admissible_items(ask.served, query, known))
+            allowed = admissible.allowed()
+            want = min(query.k * DIVERSITY_POOL if query.diversity > 0 else query.k, _MAX_GENERATED, admissible.count())
             if want == 0:
-                return Candidates(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-            history, mask = self._owned_history(progress), None if allowed.all() else allowed
+                return ModelView(NO_CANDIDATES, admissible=admissible), NOTHING
+            history, mask = self._owned_history(ask, known), None if allowed.all() else allowed
             ran = await self._models.run(lambda: generator.recommend(history, want, mask), deadline=until)
-            progress.timing.queue += ran.queue_seconds
-            progress.timing.encode += ran.run_seconds
-            return Candidates(*ran.value)
+            timing = Timing(queue=ran.queue_seconds, encode=ran.run_seconds)
+            return ModelView(Candidates(*ran.value), admissible=admissible), Trace(timing=timing)
 
-        return await self._step(progress, "generate", generate)
+        view, trace = await self._step(ask, "generate", generate)
+        return view or _NO_VIEW, trace
 
-    async def _encode(self, progress: Progress) -> np.ndarray | None:
+    async def _encode(self, ask: Ask, known: Known) -> tuple[np.ndarray | None, Trace]:
         """(D,) float32."""
-        served, owner, made_of = progress.served, _owner(progress), fingerprint(progress.history)
+        served, owner, made_of = ask.served, ask.owner, fingerprint(known.history)
         if owner is not None:
-            known = self._last_known.embeddings.of(owner, served.bundle_id, made_of)
-            if known is not None:
-                return known
+            kept = self._last_known.embeddings.of(owner, served.bundle_id, made_of)
+            if kept is not None:
+                return kept, NOTHING
 
-        async def encode(until: float) -> EncodedUser:
+        async def encode(until: float) -> tuple[np.ndarray, Trace]:
             started = time.perf_counter()
             # In one piece up to the queue: whoever was erased since the history was read must not come back.
-            encoded = await self._models.encode(served.encoder, self._owned_history(progress), deadline=until)
+            encoded = await self._models.encode(served.encoder, self._owned_history(ask, known), deadline=until)
             self._times.took(("model", served.kind), time.perf_counter() - started)
             _check_finite(encoded.embedding)
-            if owner is not None and self._last_known.num_forgotten == progress.num_forgotten:
+            if owner is not None and self._last_known.num_forgotten == known.num_forgotten:
                 self._last_known.embeddings.keep(owner, served.bundle_id, encoded.embedding, made_of)
-            return encoded
+            timing = Timing(queue=encoded.queue_seconds, encode=encoded.encode_seconds)
+            return encoded.embedding, Trace(timing=timing)
 
-        encoded = await self._step(progress, "model", lambda until: self._in_background(encode(until)))
-        if encoded is None:
-            return None
-        progress.timing.queue += encoded.queue_seconds
-        progress.timing.encode += encoded.encode_seconds
-        return encoded.embedding
+        return await self._step(ask, "model", lambda until: self._in_background(encode(until)))
 
-    async def _explain(self, progress: Progress) -> np.ndarray | None:
+    async def _explain(self, ask: Ask, known: Known) -> tuple[np.ndarray | None, Trace]:
         """(W,) float32, how much each item that was read weighs; None if the encoder does not tell."""
-        encoder, history = progress.served.encoder, self._owned_history(progress)
+        encoder, history = ask.served.encoder, self._owned_history(ask, known)
         if not isinstance(encoder, ExplainsByAttention):
-            return None
+            return None, NOTHING
 
-        async def explain(until: float) -> np.ndarray:
+        async def explain(until: float) -> tuple[np.ndarray, Trace]:
             ran = await self._models.run(lambda: encoder.explain(history), deadline=until)
-            progress.timing.queue += ran.queue_seconds
-            progress.timing.encode += ran.run_seconds
             _check_finite(ran.value)
-            return ran.value
+            return ran.value, Trace(timing=Timing(queue=ran.queue_seconds, encode=ran.run_seconds))
 
-        return await self._step(progress, "explain", explain)
+        return await self._step(ask, "explain", explain)
 
-    async def _step(self, progress: Progress, step: _Step, ask: Callable[[float], Awaitable[T]]) -> T | None:
-        """What a step answers, or None; then the reason is noted, and the caller warned."""
+    async def _step(
+        self, ask: Ask, step: _Step, work: Callable[[float], Awaitable[tuple[T, Trace]]]
+    ) -> tuple[T | None, Trace]:
+        """What a step answers, or None; then the trace has the reason, and a warning for the caller."""
         try:
-            return await self._within_time(progress, step, ask)
-        except _NoAnswer as failed:
-            code = f"{step}_{failed.reason}"
+            return await self._within_time(ask, step, work)
+        except _NoAnswer as unanswered:
+            code = f"{step}_{unanswered.reason}"
             if step == "explain":  # an answer without reasons is better than none, and is no fallback
-                progress.warnings.append(f"{code}: {failed.warning}")
-                return None
+                return None, warning_of(f"{code}: {unanswered.warning}")
             if not self._falls_back:
-                raise failed.error from failed
-            progress.note(step, failed.reason)
-            progress.fall_back(code, failed.warning)
-            return None
+                raise unanswered.error from unanswered
+            return None, note(step, unanswered.reason) + failure(code, unanswered.warning)
 
-    async def _within_time(self, progress: Progress, step: _Step, ask: Callable[[float], Awaitable[T]]) -> T:
-        """Asks, unless it would take longer than there is time.
+    async def _within_time(self, ask: Ask, step: _Step, work: Callable[[float], Awaitable[T]]) -> T:
+        """Does the work, unless it would take longer than there is time.
 
         Raises:
             InvalidRequest: The request is to blame.
             _NoAnswer: There is no answer, and why.
         """
-        kind = progress.served.kind
+        kind = ask.served.kind
         key = (step, kind)
-        left = progress.deadline.left
+        left = ask.deadline.left
         if self._falls_back:
-            left -= self._times.reserve(progress.deadline, (SEARCH, kind), (POPULAR, kind))
+            left -= self._times.reserve(ask.deadline, (SEARCH, kind), (POPULAR, kind))
         expected = self._times.expected(key)
         if self._falls_back and left <= expected:
             raise _no_time(expected, left)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(left):
-                answered = await ask(time.monotonic() + left)
+                answered = await work(time.monotonic() + left)
         except InvalidRequest:
             raise
         except (TimeoutError, DeadlineExceeded) as error:
             self._times.gave_up(key, time.perf_counter() - started)
-            raise _NoAnswer(
-                "timed_out", f"no answer within {left * 1_000:.0f} ms", _deadline_exceeded(progress)
-            ) from error
+            raise _NoAnswer("timed_out", f"no answer within {left * 1_000:.0f} ms", ask.deadline.exceeded()) from error
         except ServiceError as error:
             reason: _Reason = "overloaded" if isinstance(error, Overloaded) else "unavailable"
             raise _NoAnswer(reason, error.detail, error) from error
@@ -233,16 +231,16 @@ class ModelAsker:
         if not task.cancelled():
             task.exception()  # has been seen: whoever still waits is told by the shield
 
-    def _owned_history(self, progress: Progress) -> History:
+    def _owned_history(self, ask: Ask, known: Known) -> History:
         """The history as the model is given it: with its owner, if what it makes of it may be kept.
 
         Call it right before the model is asked: whoever was erased since the history was read must not come back.
         What an encoder keeps of a session would outlive its merging into a user, so nothing is.
         """
-        owner = _owner(progress)
-        if owner is None or owner.is_session or self._num_erasures() != progress.num_erasures:
-            return progress.history
-        return replace(progress.history, owner=owner.hash)
+        owner = ask.owner
+        if owner is None or owner.is_session or self._num_erasures() != known.num_erasures:
+            return known.history
+        return replace(known.history, owner=owner.hash)
 
 
 def _check_finite(made: np.ndarray) -> None:
@@ -250,23 +248,15 @@ def _check_finite(made: np.ndarray) -> None:
         raise FloatingPointError("the model's answer is not a number")
 
 
-def _owner(progress: Progress) -> Owner | None:
-    """Who the history is of; None for one in the request, or one of several owners."""
-    owners = owners_of(progress.query)
-    return owners[0] if progress.query.history is None and len(owners) == 1 else None
-
-
-def _wants_user(progress: Progress, generated: Candidates | None) -> bool:
+def _wants_user(ask: Ask, view: ModelView) -> bool:
     """Whether items have to be retrieved, and can be."""
-    if "retrieve" not in progress.served.modes:
+    if "retrieve" not in ask.served.modes:
         return False
-    return generated is None or len(generated.scores) < min(progress.query.k, progress.admissible.count())
+    if view.generated is None or view.admissible is None:
+        return True
+    return len(view.generated) < min(ask.query.k, view.admissible.count())
 
 
 def _no_time(expected: float, left: float) -> _NoAnswer:
     warning = f"it takes about {expected * 1_000:.0f} ms, and {max(left, 0.0) * 1_000:.0f} ms are left"
     return _NoAnswer("no_time", warning, DeadlineExceeded(warning))
-
-
-def _deadline_exceeded(progress: Progress) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no answer within {progress.deadline.seconds * 1_000:.0f} ms")

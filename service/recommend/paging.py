@@ -21,6 +21,7 @@ from model_store.people.owner import Owner
 from service.engine.served_bundle import ServedBundle
 from service.errors import Gone, InvalidRequest
 from service.people.history_store import HistoryReader
+from service.people.known_history import known_history
 from service.recommend.ask import (
     DEFAULT_FIELDS,
     Assignment,
@@ -29,11 +30,12 @@ from service.recommend.ask import (
     RankedItem,
     Recommendation,
     ScenarioRef,
-    Timing,
 )
 from service.recommend.candidates.admissible import Admissible, admissible_items, check_attributes
+from service.recommend.known import Known, Past
 from service.recommend.protocols import BlockingRunner, BundleSource, HiddenReader
-from service.recommend.ranking.describe import fields_of
+from service.recommend.ranking.describe import ranked_items
+from service.recommend.trace import Timing, Trace
 
 _FORMAT = 1
 MAX_CURSOR_LENGTH = 256
@@ -245,7 +247,8 @@ class Pages:
         history_seconds = time.perf_counter() - started
 
         def cut() -> tuple[list[RankedItem], int | None]:
-            admissible = admissible_items(served, query, seen, hidden)
+            known = Known(Past(seen), known_history(served.catalogue, seen), hidden=hidden)
+            admissible = admissible_items(served, query, known)
             return _cut(kept, served, cursor.position, request.k, admissible, query.return_fields)
 
         items, position = await self._run_blocking(cut)
@@ -303,9 +306,9 @@ def _pack(query: Query, recommendation: Recommendation) -> bytes:
         "seen_max_age_seconds": query.seen_max_age_seconds,
     }
     header = orjson.dumps(about)
-    item_indices = np.array([one.item_index for one in recommendation.ranked], dtype="<i4")
-    scores = np.array([one.score for one in recommendation.ranked], dtype="<f4")
-    return b"".join((struct.pack("<BI", _FORMAT, len(header)), header, item_indices.tobytes(), scores.tobytes()))
+    ranked = recommendation.ranked
+    items, scores = ranked.item_indices.astype("<i4"), ranked.scores.astype("<f4")
+    return b"".join((struct.pack("<BI", _FORMAT, len(header)), header, items.tobytes(), scores.tobytes()))
 
 
 def _unpack(packed: bytes) -> _Kept:
@@ -342,12 +345,7 @@ def _cut(
 ) -> tuple[list[RankedItem], int | None]:
     """The items of a page, and where the next one begins; None if nothing comes after it."""
     left = np.flatnonzero(admissible.keep(kept.item_indices[position:].astype(np.int64))) + position
-    names = DEFAULT_FIELDS if fields is None else fields
-    chosen, scores = kept.item_indices[left[:k]].tolist(), kept.scores[left[:k]].tolist()
-    items = [
-        RankedItem(served.catalogue.id_of(item_index), score, fields)
-        for item_index, score, fields in zip(chosen, scores, fields_of(served.catalogue, chosen, names), strict=True)
-    ]
+    items = ranked_items(served.catalogue, kept.item_indices[left[:k]], kept.scores[left[:k]], fields)
     return items, int(left[k]) if len(left) > k else None
 
 
@@ -358,9 +356,8 @@ def _again(kept: _Kept, served: ServedBundle, name: str, items: Sequence[RankedI
         mode=about["mode"],
         items=items,
         source=about["source"],
-        warnings=[],
         history_length=about["history_length"],
-        timing=timing,
+        trace=Trace(timing=timing),
         assignment=None if about["assignment"] is None else Assignment(**about["assignment"]),
         recommendation_id=name,
     )

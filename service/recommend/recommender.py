@@ -8,22 +8,26 @@ of time, and what would take longer is not begun. Where nothing is to be served 
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from service.decisions.record import NoDecisions, decision_of, recommendation_id_for
+from service.decisions.record import Decision, NoDecisions
+from service.decisions.store import new_recommendation_id
 from service.errors import DeadlineExceeded
 from service.people.history_store import HistoryReader
-from service.people.remembered import LastKnown, owners_of
-from service.recommend.ask import SOURCE_MODEL, SOURCE_RETRIEVE, Query, Recommendation
+from service.people.known_history import known_history
+from service.people.remembered import LastKnown
+from service.recommend.ask import SOURCE_MODEL, SOURCE_RETRIEVE, Ask, Query, Recommendation
 from service.recommend.candidates.admissible import NothingHidden, check_query
 from service.recommend.candidates.segments import Segments, check_segment
 from service.recommend.choosing import Chooser
-from service.recommend.deadline import Deadline, StepTimes
-from service.recommend.history import HistorySource, warn_of_unknown
+from service.recommend.deadline import StepTimes
+from service.recommend.history import HistorySource
+from service.recommend.known import Known
 from service.recommend.model_call import ModelAsker
 from service.recommend.protocols import BlockingRunner, DecisionSink, HiddenReader, ModelQueue
 from service.recommend.ranking.answering import Answered
 from service.recommend.steps import Ladder
-from service.recommend.trace import Progress
+from service.recommend.trace import NOTHING, Timing, Trace, warning_of
 
 # What operators have hidden may take this share of a request's time to read; then the last known set holds.
 _HIDDEN_SHARE = 0.25
@@ -111,58 +115,70 @@ class Recommender:
 
     async def _recommend(self, query: Query) -> Recommendation:
         started = time.perf_counter()
-        choice = self._chooser.choose(query)
-        check_query(choice.served, query)
-        check_segment(choice.served.catalogue, query.segment)
-        progress = Progress(
-            query,
-            choice.served,
-            choice.mode,
-            Deadline.after(query.timeout_seconds),
-            segments=self._segments,
-            num_erasures=self._num_erasures(),
-            num_forgotten=self._last_known.num_forgotten,
-        )
-        progress.warnings.extend([choice.warning] if choice.warning else [])
-        hidden = self._hidden.current(within=_HIDDEN_SHARE * query.timeout_seconds)
-        progress.hidden, _ = await asyncio.gather(hidden, self._source.read(progress))
-        answered, progress = await self._answer(progress)
-        if progress.deadline.left < 0:
-            progress.warnings.append(
-                f"late: it took longer than {query.timeout_seconds * 1_000:.0f} ms, as this machine is busy"
+        ask, chosen = self._chooser.choose(query)
+        check_query(ask.served, query)
+        check_segment(ask.served.catalogue, query.segment)
+        known, read = await self._know(ask)
+        answered, made = await self._answer(ask, known, chosen + read)
+        if ask.deadline.left < 0:
+            made += warning_of(
+                f"late: it took longer than {ask.deadline.seconds * 1_000:.0f} ms, as this machine is busy"
             )
-        progress.timing.total = time.perf_counter() - started
-        recommendation = Recommendation(
-            recommendation_id=recommendation_id_for(query),
-            served=choice.served,
-            mode=choice.mode,
+        trace = chosen + read + made + Trace(timing=Timing(total=time.perf_counter() - started))
+        if answered.source == SOURCE_MODEL and trace.fallback_reason is not None:
+            trace = replace(trace, fallback_reason=None)
+        name = new_recommendation_id(ask.owners[0] if ask.owners else None)
+        if query.history is None:
+            self._last_known.visibility.answered(ask.owners, known.past.interactions)
+        self._decisions.record(Decision(name, time.time(), ask, known, answered, trace))
+        return Recommendation(
+            recommendation_id=name,
+            served=ask.served,
+            mode=ask.mode,
             items=answered.items,
             source=answered.source,
-            warnings=progress.warnings,
-            history_length=len(progress.read_items) if answered.source in _BY_MODEL else 0,
-            timing=progress.timing,
-            assignment=choice.assignment,
-            fallback_reason=None if answered.source == SOURCE_MODEL else progress.fallback_reason,
-            steps=progress.steps,
+            history_length=len(known.read_items) if answered.source in _BY_MODEL else 0,
+            trace=trace,
+            assignment=ask.assignment,
             ranked=answered.ranked,
-            plans=answered.plans,
-            filtered=answered.filtered,
         )
-        if query.history is None:
-            self._last_known.visibility.answered(owners_of(query), progress.interactions)
-        self._decisions.record(decision_of(progress, recommendation))
-        return recommendation
 
-    async def _answer(self, progress: Progress) -> tuple[Answered, Progress]:
-        """The answer, and the progress that it was made with; the one before where the same was asked before."""
-        repeats, owners = self._last_known.repeats, owners_of(progress.query)
-        key = repeats.key_of(progress)
-        if key is not None and (repeat := repeats.of(owners[0], key)) is not None:
-            return repeat.give(progress), progress
-        num_warnings = len(progress.warnings)
-        warn_of_unknown(progress)
-        view = await self._model.ask(progress)
-        answered, progress = await self._ladder.answer(progress, view)
-        if key is not None and self._last_known.num_forgotten == progress.num_forgotten:
-            repeats.keep(owners[0], key, answered, progress, num_warnings=num_warnings)
-        return answered, progress
+    async def _know(self, ask: Ask) -> tuple[Known, Trace]:
+        """What an answer depends on; the history and what is hidden are read at the same time."""
+        num_erasures, num_forgotten = self._num_erasures(), self._last_known.num_forgotten
+        reading = self._hidden.current(within=_HIDDEN_SHARE * ask.deadline.seconds)
+        if ask.owners and ask.query.history is None:
+            hidden_read = asyncio.create_task(reading)
+            past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
+            hidden = await hidden_read
+        else:
+            hidden = await reading
+            past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
+        history = known_history(ask.served.catalogue, past.interactions)
+        items = history.item_indices
+        read_items = items[len(items) - ask.served.encoder.window(len(items)) :] if len(items) else items
+        return Known(past, history, read_items, hidden, num_erasures, num_forgotten), trace
+
+    async def _answer(self, ask: Ask, known: Known, before: Trace) -> tuple[Answered, Trace]:
+        """The answer, and what happened since the history was read; the one before where the same was asked before."""
+        repeats = self._last_known.repeats
+        key = repeats.key_of(ask, known)
+        if key is not None and (repeat := repeats.last(ask.owners[0], key)) is not None:
+            return repeat.answered, repeat.trace
+        trace = _unknown_items(known)
+        view, modelled = await self._model.ask(ask, known)
+        trace += modelled
+        answered, climbed = await self._ladder.answer(ask, known, view, before + trace)
+        trace += climbed
+        if key is not None and self._last_known.num_forgotten == known.num_forgotten:
+            repeats.keep(ask.owners[0], key, answered, trace)
+        return answered, trace
+
+
+def _unknown_items(known: Known) -> Trace:
+    """Says how much of the history no model can read."""
+    num_items = len(known.past.interactions)
+    num_unknown = num_items - len(known.history.item_indices)
+    if not num_unknown:
+        return NOTHING
+    return warning_of(f"unknown_history_items: {num_unknown} of {num_items} are not in the catalogue")

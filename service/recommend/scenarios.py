@@ -25,8 +25,7 @@ from service.recommend.candidates.admissible import check_attributes, check_filt
 from service.recommend.candidates.caps import MAX_CAPPED, check_capped
 from service.recommend.candidates.filter_wire import Filter, FilterNode
 from service.recommend.candidates.filters import All, Node, evaluate
-from service.recommend.ranking.boosts import MAX_BOOSTS, boosted
-from service.recommend.ranking.lister import NO_DRAW
+from service.recommend.ranking.boosts import MAX_BOOSTS, boost_codes
 
 LOGGER = logging.getLogger(__name__)
 
@@ -270,7 +269,7 @@ def _check(scenario: ReadyScenario, served: ServedBundle) -> None:
         if node is not None:
             check_filter(served.catalogue, node)
             evaluate(node, served.catalogue, served.masks)
-    boosted(lambda _want, _admissible: NO_DRAW, served, scenario.boosts)
+    boost_codes(served, scenario.boosts)
     for name in scenario.rules.max_per:
         check_attributes(served.catalogue, [name], place=f"{place}.max_per")
         check_capped(served, name, place=f"{place}.max_per")

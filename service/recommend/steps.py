@@ -15,19 +15,20 @@ These need nothing but memory, and a thread of their own, and are served even wh
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 import numpy as np
 
-from service.errors import DeadlineExceeded, ModelUnavailable, ServiceError
-from service.people.remembered import LastKnown, owners_of
-from service.recommend.ask import SOURCE_POPULAR, SOURCE_SEGMENT
+from service.errors import ModelUnavailable, ServiceError
+from service.people.embeddings import Aged
+from service.people.remembered import LastKnown
+from service.recommend.ask import SOURCE_POPULAR, SOURCE_SEGMENT, Ask
 from service.recommend.candidates.segments import SegmentItems, Segments
 from service.recommend.deadline import POPULAR, SEARCH, StepTimes
+from service.recommend.known import Known
 from service.recommend.protocols import BlockingRunner
 from service.recommend.ranking.answering import Answered, ModelView, answer
-from service.recommend.ranking.fallback import latest_vector
-from service.recommend.trace import Progress
+from service.recommend.ranking.sources import latest_vector
+from service.recommend.trace import NOTHING, Trace, failure, note, warning_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -73,142 +74,123 @@ class Ladder:
         self._falls_back = falls_back
         self._building: dict[tuple[str, str | None], asyncio.Future[SegmentItems | None]] = {}
 
-    async def answer(self, progress: Progress, view: ModelView) -> tuple[Answered, Progress]:
-        """The answer, and the progress that it was made with.
+    async def answer(self, ask: Ask, known: Known, view: ModelView, before: Trace) -> tuple[Answered, Trace]:
+        """The answer, and what happened on the ladder.
 
         Args:
-            progress: Its history has been read.
-            view: What the model made of it.
+            ask: What is wanted.
+            known: The history, and what is hidden.
+            view: What the model made of the history.
+            before: What happened until now.
 
         Raises:
             InvalidRequest: The filter is to blame.
             ModelUnavailable, DeadlineExceeded: A step failed, and nothing is to be served instead.
         """
+        answered, trace = None, NOTHING
         if view.generated is None and view.user is None:
-            step, make_view = self._without_model(progress)
-        else:
-            step, make_view = "model", lambda: view
-        if make_view is not None:
-            searched = await self._search(progress, step, make_view)
-            if searched is not None:
-                return searched
-        await self._build_segments(progress)
-        return await self._popular(progress, ModelView(view.generated))
+            view, trace = self._without_model(ask, known)
+        if view.generated is not None or view.user is not None:
+            answered, searched = await self._search(ask, known, view)
+            trace += searched
+        if answered is None:
+            trace += await self._build_segments(ask)
+            answered, filled = await self._popular(ask, known, ModelView(view.generated, admissible=view.admissible))
+            if answered.source == SOURCE_POPULAR and not any(one.step == "segment_popular" for one in trace.steps):
+                filled += note("segment_popular", "no_segment")
+            trace += filled
+        reason = before.fallback_reason or trace.fallback_reason
+        if not self._falls_back and reason is not None and reason not in _NOT_FAILURES:
+            raise ModelUnavailable(f"the request could not be answered: {reason}", code=reason)
+        return answered, trace + note(answered.source.removeprefix(_FALLBACK), "answered")
 
-    def _without_model(self, progress: Progress) -> tuple[str, Callable[[], ModelView] | None]:
-        """The first step after the model that has something to search with, and what; None where none has."""
-        items = progress.history.item_indices
-        if len(items) or not progress.is_current:
-            last = self._last_embedding(progress)
+    def _without_model(self, ask: Ask, known: Known) -> tuple[ModelView, Trace]:
+        """What the first step after the model that has something to search with searches with, if one has."""
+        trace, items = NOTHING, known.history.item_indices
+        if len(items) or not known.past.is_current:
+            last = self._last_embedding(ask)
             if last is not None:
-                return "last_embedding", lambda: ModelView(user=last, step="last_embedding")
-            progress.note("last_embedding", "none_kept")
+                view = ModelView(user=last.value, step="last_embedding")
+                return view, warning_of(f"last_embedding: made {last.age_seconds:.0f} s ago")
+            trace = note("last_embedding", "none_kept")
         if len(items):
-            return "similar_items", lambda: ModelView(
-                user=latest_vector(progress.served.bundle, items), step="similar_items"
-            )
-        progress.note("similar_items", "no_known_history")
-        return "", None
+            return ModelView(user=latest_vector(ask.served.bundle, items), step="similar_items"), trace
+        return ModelView(), trace + note("similar_items", "no_known_history")
 
-    def _last_embedding(self, progress: Progress) -> np.ndarray | None:
-        if progress.query.history is not None:
+    def _last_embedding(self, ask: Ask) -> Aged[np.ndarray] | None:
+        if ask.query.history is not None:
             return None
-        for owner in owners_of(progress.query):
-            kept = self._last_known.embeddings.last(owner, progress.served.bundle_id)
-            if kept is not None:
-                progress.warnings.append(f"last_embedding: made {kept.age_seconds:.0f} s ago")
-                progress.earlier_embedding = kept.value
-                return kept.value
-        return None
+        kept = (self._last_known.embeddings.last(owner, ask.served.bundle_id) for owner in ask.owners)
+        return next((one for one in kept if one is not None), None)
 
-    async def _search(
-        self, progress: Progress, step: str, make_view: Callable[[], ModelView]
-    ) -> tuple[Answered, Progress] | None:
+    async def _search(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answered | None, Trace]:
         """An answer by searching, or None where there is no time for it."""
-        kind = progress.served.kind
-        key, popular = (SEARCH, kind), (POPULAR, kind)
-        left = progress.deadline.left
-        budget = left - self._times.reserve(progress.deadline, popular)
+        key, popular = (SEARCH, ask.served.kind), (POPULAR, ask.served.kind)
+        left = ask.deadline.left
+        budget = left - self._times.reserve(ask.deadline, popular) if self._falls_back else left
         if self._falls_back and budget <= self._times.expected(key):
-            progress.note(step, "no_time")
-            progress.fall_back("search_no_time", f"a search takes longer than the {max(budget, 0) * 1_000:.0f} ms left")
-            return None
-        attempt = progress.attempt()
+            warning = f"a search takes longer than the {max(budget, 0) * 1_000:.0f} ms left"
+            return None, note(view.step, "no_time") + failure("search_no_time", warning)
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(budget if self._falls_back else left):
-                answered = await self._run(self._run_blocking, progress, lambda: answer(attempt, make_view()))
+            if self._is_inline(ask):
+                answered, trace = answer(ask, known, view, self._segments)
+            else:
+                async with asyncio.timeout(budget):
+                    answered, trace = await self._run_blocking(lambda: answer(ask, known, view, self._segments))
         except TimeoutError as error:
             self._times.gave_up(key, time.perf_counter() - started)
             if not self._falls_back:
-                raise DeadlineExceeded(f"no answer within {progress.deadline.seconds * 1_000:.0f} ms") from error
-            progress.note(step, "search_timed_out")
-            progress.fall_back("search_timed_out", f"the items could not be searched within {budget * 1_000:.0f} ms")
-            return None
+                raise ask.deadline.exceeded() from error
+            warning = f"the items could not be searched within {budget * 1_000:.0f} ms"
+            return None, note(view.step, "search_timed_out") + failure("search_timed_out", warning)
         except ServiceError:
             raise
         except Exception as error:
             # A boundary: whatever is wrong with a step, the next one answers.
-            LOGGER.exception("a step failed (%s)", step)
+            LOGGER.exception("a step failed (%s)", view.step)
             if not self._falls_back:
                 raise ModelUnavailable("the items could not be searched", code="search_failed") from error
-            progress.note(step, "search_failed")
-            progress.fall_back("search_failed", "the items could not be searched")
-            return None
+            failed = failure("search_failed", "the items could not be searched")
+            return None, note(view.step, "search_failed") + failed
         self._times.took(key, time.perf_counter() - started)
         if answered.source in _POPULAR_SOURCES and self._falls_back:
             # Popular items, but made without knowing the segment, maybe: that is for the next steps.
-            broken = [warning for warning in attempt.warnings if warning.startswith(_INDEX_FAILED)]
-            progress.note(step, _INDEX_FAILED if broken else "found_nothing")
-            progress.fall_back(_INDEX_FAILED if broken else "found_nothing")
-            progress.warnings.extend(broken)
-            return None
-        return self._checked(answered, attempt), attempt
+            reason = trace.fallback_reason or "found_nothing"
+            broken = tuple(warning for warning in trace.warnings if warning.startswith(_INDEX_FAILED))
+            return None, note(view.step, reason) + Trace(fallback_reason=reason, warnings=broken)
+        return answered, trace
 
-    async def _run(self, runner: BlockingRunner, progress: Progress, work: Callable[[], Answered]) -> Answered:
-        return work() if progress.served.num_values <= self._inline_values else await runner(work)
+    def _is_inline(self, ask: Ask) -> bool:
+        return ask.served.num_values <= self._inline_values
 
-    def _checked(self, answered: Answered, attempt: Progress) -> Answered:
-        """Notes who answered.
-
-        Raises:
-            ModelUnavailable: Something failed, and nothing is to be served instead.
-        """
-        reason = attempt.fallback_reason
-        if not self._falls_back and reason is not None and reason not in _NOT_FAILURES:
-            raise ModelUnavailable(f"the request could not be answered: {reason}", code=reason)
-        attempt.note(answered.source.removeprefix(_FALLBACK), "answered")
-        return answered
-
-    async def _build_segments(self, progress: Progress) -> None:
+    async def _build_segments(self, ask: Ask) -> Trace:
         """Works out the segments of the bundle, if that was not done before and does not take too long."""
-        catalogue, wish = progress.served.catalogue, progress.query.segment
+        catalogue, wish = ask.served.catalogue, ask.query.segment
         if self._segments.is_built(catalogue, wish):
-            return
-        key = (progress.served.bundle_id, wish.attribute)
+            return NOTHING
+        key = (ask.served.bundle_id, wish.attribute)
         building = self._building.get(key)
         if building is None:
             # It goes on when this request's time is over, for the next one.
             building = asyncio.ensure_future(self._run_blocking(lambda: self._segments.build(catalogue, wish)))
             self._building[key] = building
             building.add_done_callback(lambda done: self._built(key, done))
-        budget = progress.deadline.left - self._times.reserve(progress.deadline, (POPULAR, progress.served.kind))
+        budget = ask.deadline.left - self._times.reserve(ask.deadline, (POPULAR, ask.served.kind))
         await asyncio.wait({building}, timeout=max(budget, 0.0))
-        if not building.done():
-            progress.note("segment_popular", "not_built")
+        return NOTHING if building.done() else note("segment_popular", "not_built")
 
     def _built(self, key: tuple[str, str | None], building: "asyncio.Future[SegmentItems | None]") -> None:
         self._building.pop(key, None)
         if not building.cancelled() and building.exception() is not None:
             LOGGER.error("the segments of a bundle could not be worked out", exc_info=building.exception())
 
-    async def _popular(self, progress: Progress, view: ModelView) -> tuple[Answered, Progress]:
+    async def _popular(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answered, Trace]:
         """What is popular, after what the model has written, if it did."""
-        attempt = progress.attempt()
-        attempt.earlier_embedding = None
         started = time.perf_counter()
-        answered = await self._run(self._run_popular, progress, lambda: answer(attempt, view))
-        self._times.took((POPULAR, progress.served.kind), time.perf_counter() - started)
-        if answered.source == SOURCE_POPULAR and not any(note.step == "segment_popular" for note in attempt.steps):
-            attempt.note("segment_popular", "no_segment")
-        return self._checked(answered, attempt), attempt
+        if self._is_inline(ask):
+            answered, trace = answer(ask, known, view, self._segments)
+        else:
+            answered, trace = await self._run_popular(lambda: answer(ask, known, view, self._segments))
+        self._times.took((POPULAR, ask.served.kind), time.perf_counter() - started)
+        return answered, trace

@@ -1,115 +1,136 @@
-"""What is known of a request so far; handed from step to step."""
+"""What happened to a request: each step returns a trace beside its result, and the caller joins them.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+A trace is never written to. A step that is given up is dropped with its trace.
+"""
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from model_store.encoding import Mode
-from model_store.people.histories import History
-from service.engine.served_bundle import ServedBundle
-from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
-from service.people.known_history import known_history
-from service.recommend.ask import Interaction, Query, StepNote, Timing
-from service.recommend.candidates.admissible import Admissible, admissible_items
-from service.recommend.candidates.segments import Segments
-from service.recommend.deadline import Deadline
+from service.recommend.ranking.planner import PlanName
 
 
-@dataclass
-class Progress:
-    """One request on its way.
+@dataclass(frozen=True, slots=True)
+class StepNote:
+    """What became of one step of the ladder.
 
     Attributes:
-        query: What was asked.
-        served: The bundle that answers.
-        mode: How its model recommends.
-        deadline: When its time is over.
-        segments: Knows the segments of the catalogue; None: only popularity overall is served.
-        num_erasures: Users erased until the history was read.
-        num_forgotten: Users and sessions that this process was told to forget until then.
-        interactions: The history, oldest first: the one in the request, else the stored one, else the last known one.
-        history_version: Of the stored history; None where it is none, or one of several owners.
-        is_current: False where the stored history could not be read. The model is not asked then.
-        hidden: What operators have hidden.
-        timing: Seconds per step.
-        warnings: For the caller; each begins with its code and a colon.
-        fallback_reason: The first thing that failed, if any.
-        steps: What became of each step that was due.
-        counts: How many candidates there were at each stage, for the decision record.
-        earlier_embedding: (D,) float32 of an earlier request, where that is what was searched with.
+        step: ``history``, ``generate``, ``model``, or a step that ``source`` may name.
+        reason: Why it did not answer; ``answered`` for the one that did, ``repeated`` where that was the
+            answer before. A few fixed words.
     """
 
-    query: Query
-    served: ServedBundle
-    mode: Mode
-    deadline: Deadline
-    segments: Segments | None = None
-    num_erasures: int = 0
-    num_forgotten: int = 0
-    interactions: Sequence[Interaction] = ()
-    history_version: bytes | None = None
-    is_current: bool = True
-    hidden: HiddenItems = NOTHING_HIDDEN
-    timing: Timing = field(default_factory=Timing)
-    warnings: list[str] = field(default_factory=list)
-    fallback_reason: str | None = None
-    steps: list[StepNote] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    earlier_embedding: np.ndarray | None = None
+    step: str
+    reason: str
 
-    def note(self, step: str, reason: str) -> None:
-        """Notes what became of a step; both are of a few fixed words, as the metrics count them."""
-        self.steps.append(StepNote(step, reason))
 
-    def attempt(self) -> "Progress":
-        """A copy for a thread that may be given up: what it writes is lost with it. What is computed is shared."""
-        copy = replace(
-            self,
-            timing=replace(self.timing),
-            warnings=list(self.warnings),
-            steps=list(self.steps),
-            counts=dict(self.counts),
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How candidates were looked for, once.
+
+    Attributes:
+        name: ``over_fetch``, ``selector`` or ``exact_scan``.
+        num_admissible: Items that might be returned.
+        num_fetched: Items that the index was asked for, or that were compared.
+        num_found: Admissible ones among them, at most as many as were wanted.
+    """
+
+    name: PlanName
+    num_admissible: int
+    num_fetched: int
+    num_found: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds per step; ``encode`` is all that the model did, and ``queue`` all waiting for it."""
+
+    history: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    search: float = 0.0
+    rank: float = 0.0
+    total: float = 0.0
+
+    def __add__(self, other: "Timing") -> "Timing":
+        return Timing(
+            self.history + other.history,
+            self.queue + other.queue,
+            self.encode + other.encode,
+            self.search + other.search,
+            self.rank + other.rank,
+            self.total + other.total,
         )
-        names = {one.name for one in fields(self)}
-        copy.__dict__.update({name: value for name, value in self.__dict__.items() if name not in names})
-        return copy
 
-    def fall_back(self, reason: str, warning: str | None = None) -> None:
-        """Notes that a step failed; ``warning`` says what that means for the answer."""
-        self.fallback_reason = self.fallback_reason or reason
-        if warning is not None:
-            self.warnings.append(f"{reason}: {warning}")
+    def seconds(self) -> dict[str, float]:
+        """By step, the total last."""
+        return {
+            "history": self.history,
+            "queue": self.queue,
+            "encode": self.encode,
+            "search": self.search,
+            "rank": self.rank,
+            "total": self.total,
+        }
 
-    @cached_property
-    def history(self) -> History:
-        """What of the interactions is in the catalogue; look at it once they are known."""
-        return known_history(self.served.catalogue, self.interactions)
+    def milliseconds(self) -> dict[str, float]:
+        """By step, the total last; rounded to microseconds."""
+        return {step: round(seconds * 1_000, 3) for step, seconds in self.seconds().items()}
 
-    @property
-    def read_items(self) -> np.ndarray:
-        """(W,) int64 item indices that the model reads: the latest ones of the history, oldest first."""
-        items = self.history.item_indices
-        return items[len(items) - self.served.encoder.window(len(items)) :] if len(items) else items
 
-    @property
-    def seen(self) -> Sequence[Interaction]:
-        """What does not come back when seen items are excluded, as far as it is known."""
-        return self.interactions
+_NO_TIME = Timing()
 
-    @cached_property
-    def segment(self) -> np.ndarray | None:
-        """(M,) int64 item indices of the user's segment, the most popular first; None where that is not known (yet).
 
-        Not in the event loop.
-        """
-        catalogue, wish = self.served.catalogue, self.query.segment
-        if self.segments is None or not self.segments.is_built(catalogue, wish):
-            return None
-        return self.segments.order(catalogue, wish, self.history.item_indices)
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened in one step, or in several of them in their order; ``a + b`` is a, then b.
 
-    @cached_property
-    def admissible(self) -> Admissible:
-        """Which items may be returned. The first look at it may take long: not in the event loop."""
-        return admissible_items(self.served, self.query, self.seen, self.hidden)
+    Attributes:
+        steps: What became of each step that was due.
+        warnings: For the caller; each begins with its code and a colon.
+        fallback_reason: The first thing that failed, if any.
+        timing: Seconds per step.
+        counts: Candidates at each stage, for the decision record.
+        filtered: How many items each reason kept from the list; an item that has several reasons counts for each.
+        plans: How candidates were looked for.
+    """
+
+    steps: Sequence[StepNote] = ()
+    warnings: Sequence[str] = ()
+    fallback_reason: str | None = None
+    timing: Timing = _NO_TIME
+    counts: Mapping[str, int] = field(default_factory=dict)
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    plans: Sequence[Plan] = ()
+
+    def __add__(self, other: "Trace") -> "Trace":
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
+        return Trace(
+            (*self.steps, *other.steps),
+            (*self.warnings, *other.warnings),
+            self.fallback_reason or other.fallback_reason,
+            other.timing if self.timing is _NO_TIME else self.timing + other.timing,
+            {**self.counts, **other.counts},
+            {**self.filtered, **other.filtered},
+            (*self.plans, *other.plans),
+        )
+
+
+NOTHING = Trace()
+
+
+def warning_of(*warnings: str) -> Trace:
+    """Of a step that has something to say to the caller."""
+    return Trace(warnings=warnings)
+
+
+def note(step: str, reason: str) -> Trace:
+    """Of a step that did not answer, or did; both are of a few fixed words, as the metrics count them."""
+    return Trace(steps=(StepNote(step, reason),))
+
+
+def failure(reason: str, warning: str | None = None) -> Trace:
+    """Of something that failed; ``warning`` says what that means for the answer."""
+    return Trace(fallback_reason=reason, warnings=() if warning is None else (f"{reason}: {warning}",))

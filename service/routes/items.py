@@ -8,8 +8,9 @@ from service.engine.served_bundle import ServedBundle
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
 from service.people.hidden_set import HiddenItems
-from service.recommend.ask import DEFAULT_FIELDS, RankedItem
+from service.recommend.ask import RankedItem
 from service.recommend.browse import find_by_title, item_index_of, similar_items
+from service.recommend.ranking.describe import ranked_items
 from service.routes.recommend import item_answers
 from service.routes.schemas.items import CatalogueAnswer, CatalogueItem, SimilarAnswer
 from service.routes.schemas.recommend import MAX_K
@@ -65,12 +66,5 @@ def _item(served: ServedBundle, item_index: int) -> CatalogueItem:
 
 
 def _similar(served: ServedBundle, item_index: int, k: int, hidden: HiddenItems) -> list[RankedItem]:
-    candidates = similar_items(served, item_index, k, hidden)
-    return [
-        RankedItem(
-            item_id=served.catalogue.id_of(int(index)),
-            score=float(score),
-            fields=served.catalogue.fields(int(index), DEFAULT_FIELDS),
-        )
-        for index, score in zip(candidates.item_indices, candidates.scores, strict=True)
-    ]
+    found = similar_items(served, item_index, k, hidden)
+    return ranked_items(served.catalogue, found.item_indices, found.scores, None)

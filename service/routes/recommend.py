@@ -41,7 +41,7 @@ async def _recommend(request: RecommendRequest, service: RunningService, http: R
         return await _next_page(request, request.cursor, service, caller)
     query = _query(request, service, caller)
     recommendation = await service.recommender.recommend(query)
-    next_cursor, warnings = None, list(recommendation.warnings)
+    next_cursor, warnings = None, list(recommendation.trace.warnings)
     if query.paginate:
         try:
             next_cursor = await service.pages.keep(query, recommendation, caller)
@@ -79,7 +79,7 @@ async def _next_page(
     return _answer(
         request,
         page.recommendation,
-        page.recommendation.warnings,
+        page.recommendation.trace.warnings,
         scenario=page.scenario,
         next_cursor=page.next_cursor,
         first_rank=page.first_rank,
@@ -87,7 +87,7 @@ async def _next_page(
 
 
 def _count(service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]) -> None:
-    stages = recommendation.timing.seconds()
+    stages = recommendation.trace.timing.seconds()
     stages.pop("total")
     assignment = recommendation.assignment
     service.metrics.recommended(
@@ -95,17 +95,17 @@ def _count(service: RunningService, query: Query, recommendation: Recommendation
         kind=recommendation.served.kind,
         mode=recommendation.mode,
         arm=None if assignment is None else assignment.arm,
-        fallback_reason=recommendation.fallback_reason,
+        fallback_reason=recommendation.trace.fallback_reason,
         warnings=warnings,
         stages=stages,
         is_short=len(recommendation.items) < query.k,
         scenario=None if query.scenario is None else query.scenario.name,
-        seconds=recommendation.timing.total,
-        steps=[(note.step, note.reason) for note in recommendation.steps],
+        seconds=recommendation.trace.timing.total,
+        steps=[(note.step, note.reason) for note in recommendation.trace.steps],
     )
-    for plan in recommendation.plans:
+    for plan in recommendation.trace.plans:
         service.metrics.retrieval_planned(plan.name)
-    service.metrics.candidates_filtered(recommendation.filtered)
+    service.metrics.candidates_filtered(recommendation.trace.filtered)
 
 
 def _query(request: RecommendRequest, service: RunningService, caller: Caller) -> Query:
@@ -171,7 +171,7 @@ def _answer(
         scenario=None if scenario is None else ScenarioAnswer(name=scenario.name, version=scenario.version),
         history_length=recommendation.history_length,
         next_cursor=next_cursor,
-        timing_ms=TimingAnswer(**recommendation.timing.milliseconds()),
+        timing_ms=TimingAnswer(**recommendation.trace.timing.milliseconds()),
     )
 
 

@@ -13,12 +13,14 @@ from model_store.catalogue.catalogue import Catalogue
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
-from service.recommend.ask import DEFAULT_FIELDS, Interaction, Query
+from service.recommend.ask import DEFAULT_FIELDS, Query
 from service.recommend.candidates.caps import check_capped
 from service.recommend.candidates.filters import Node, evaluate, leaves, unpack
+from service.recommend.known import Known
 
 # More hidden items than this are taken out of the mask: a list of exclusions is looked through at every step.
 _MANY_HIDDEN = 1_000
+_NO_ITEMS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -81,54 +83,59 @@ class NothingHidden:
         return NOTHING_HIDDEN
 
 
-def admissible_items(
-    served: ServedBundle, query: Query, seen: Sequence[Interaction], hidden: HiddenItems
-) -> Admissible:
-    """Decides what may be returned for a query. May take long: not in the event loop.
+def admissible_items(served: ServedBundle, query: Query, known: Known) -> Admissible:
+    """Decides what may be returned for a query. With a new filter it may take long: not in the event loop then.
 
     Args:
         served: Whose catalogue.
         query: What was asked.
-        seen: All that is known of the user's interactions.
-        hidden: What operators have hidden.
+        known: What has been seen, and what operators have hidden.
 
     Raises:
         InvalidRequest: A filter of the wrong type for its attribute.
     """
-    catalogue = served.catalogue
+    catalogue, hidden = served.catalogue, known.hidden
     mask = None
     removed: dict[str, int] = {}
     if query.filter is not None:
         mask = unpack(evaluate(query.filter, catalogue, served.masks), len(catalogue))
         removed["filter"] = len(mask) - int(np.count_nonzero(mask))
-    excluded = [exclusions(catalogue, query.exclude_item_ids), exclusions(catalogue, seen_item_ids(query, seen))]
-    removed["excluded"], removed["seen"] = map(len, excluded)
+    # Sets of Python: the lists are short, and sorting them as arrays takes longer than a search.
+    named = {index for item_id in query.exclude_item_ids if (index := catalogue.index_of(item_id))}
+    seen = set(seen_items(catalogue, query, known).tolist())
+    removed["excluded"], removed["seen"] = len(named), len(seen)
+    excluded = np.array(sorted(named | seen), dtype=np.int64)
     if hidden.item_ids:
         found = served.masks.get(("hidden", hidden.serial), lambda: exclusions(catalogue, list(hidden.item_ids)))
         removed["hidden"] = len(found)
         if len(found) <= _MANY_HIDDEN:
-            excluded.append(found)
+            excluded = np.union1d(excluded, found)
         else:
             mask = np.ones(len(catalogue), dtype=bool) if mask is None else mask
             mask[found - 1] = False
-    return Admissible(len(catalogue), mask, np.unique(np.concatenate(excluded)), removed)
+    return Admissible(len(catalogue), mask, excluded, removed)
 
 
-def seen_item_ids(query: Query, interactions: Sequence[Interaction]) -> list[str]:
-    """What counts as seen: all interactions, or those of some types, or not too old ones.
+def seen_items(catalogue: Catalogue, query: Query, known: Known) -> np.ndarray:
+    """(any,) int64, item indices that count as seen: all of the history, or those of some types, or not too old ones.
 
     An interaction whose type or time nobody said is taken for one that counts.
     """
     if not query.exclude_seen:
-        return []
-    types = frozenset(query.seen_types)
-    oldest = None if query.seen_max_age_seconds is None else query.asked_at - query.seen_max_age_seconds
-    return [
-        entry.item_id
-        for entry in interactions
-        if (not types or entry.type is None or entry.type in types)
-        and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
-    ]
+        return _NO_ITEMS
+    types, max_age = frozenset(query.seen_types), query.seen_max_age_seconds
+    if not types and max_age is None:
+        return known.history.item_indices
+    oldest = None if max_age is None else query.asked_at - max_age
+    return exclusions(
+        catalogue,
+        [
+            entry.item_id
+            for entry in known.past.interactions
+            if (not types or entry.type is None or entry.type in types)
+            and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
+        ],
+    )
 
 
 def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:

@@ -30,6 +30,11 @@ class Caps:
         self._num_items = len(served.catalogue)
         self._attributes = [_Capped(served, name, limit) for name, limit in max_per.items()]
 
+    @property
+    def has_any(self) -> bool:
+        """Whether anything is counted."""
+        return bool(self._attributes)
+
     def admits(self, item_index: int) -> bool:
         """Whether one more such item fits."""
         return all(one.admits(item_index) for one in self._attributes)

@@ -13,18 +13,19 @@ from service.engine.served_bundle import ServedBundle
 from service.recommend.ask import Boost
 from service.recommend.candidates.admissible import Admissible, exclusions
 from service.recommend.candidates.filters import evaluate, unpack
-from service.recommend.ranking.lister import Draw, Drawn
+from service.recommend.ranking.candidates import Candidates
+from service.recommend.ranking.sources import Source
 
 MAX_BOOSTS = 8
 # With more classes than this, all items are scored at once.
 _MANY_CLASSES = 16
 
 
-def boosted(draw: Draw, served: ServedBundle, boosts: Sequence[Boost]) -> Draw:
+def boosted(source: Source, served: ServedBundle, boosts: Sequence[Boost]) -> Source:
     """The same source, its candidates in the order of their boosted relevance.
 
     Args:
-        draw: A source.
+        source: A source.
         served: Whose items.
         boosts: At most ``MAX_BOOSTS``; an item that meets several is multiplied by all, then gets all that is added.
 
@@ -32,23 +33,31 @@ def boosted(draw: Draw, served: ServedBundle, boosts: Sequence[Boost]) -> Draw:
         InvalidRequest: A boost's filter does not fit the catalogue.
     """
     if not boosts:
-        return draw
-    codes = served.masks.get(("boosts", tuple(boosts)), lambda: _codes(served, boosts))
+        return source
+    codes = boost_codes(served, boosts)
     classes = served.masks.get(("boost classes", tuple(boosts)), lambda: np.unique(codes)).tolist()
 
-    def draw_boosted(want: int, admissible: Admissible) -> Drawn:
+    def find(want: int, admissible: Admissible) -> Candidates:
         if len(classes) > _MANY_CLASSES:
-            parts = [draw(admissible.count(), admissible)]
+            parts = [source(admissible.count(), admissible)]
         else:
-            parts = [draw(want, admissible.within(codes == code)) for code in classes]
+            parts = [source(want, admissible.within(codes == code)) for code in classes]
         item_indices = np.concatenate([part.item_indices for part in parts])
-        scores = np.concatenate([part.scores for part in parts])
-        relevance = np.concatenate([part.relevance for part in parts]).astype(np.float64)
+        relevance = np.concatenate([part.gains for part in parts]).astype(np.float64)
         relevance = _lifted(relevance, codes[item_indices - 1], boosts)
-        best = np.argsort(-relevance, kind="stable")[:want]
-        return Drawn(item_indices[best], scores[best], relevance[best])
+        found = Candidates(item_indices, np.concatenate([part.scores for part in parts]), relevance=relevance)
+        return found.take(np.argsort(-relevance, kind="stable")[:want])
 
-    return draw_boosted
+    return find
+
+
+def boost_codes(served: ServedBundle, boosts: Sequence[Boost]) -> np.ndarray:
+    """(N,) uint8, bit b says whether an item meets boost b; worked out once per bundle.
+
+    Raises:
+        InvalidRequest: A boost's filter does not fit the catalogue.
+    """
+    return served.masks.get(("boosts", tuple(boosts)), lambda: _codes(served, boosts))
 
 
 def _codes(served: ServedBundle, boosts: Sequence[Boost]) -> np.ndarray:

@@ -4,68 +4,83 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.encoding import ExplainsByAttention
-from service.recommend.ask import DEFAULT_FIELDS, Ranked, RankedItem
+from service.engine.served_bundle import ServedBundle
+from service.recommend.ask import DEFAULT_FIELDS, Ask, RankedItem
+from service.recommend.known import Known
+from service.recommend.ranking.candidates import GENERATED, RETRIEVED, Candidates
 from service.recommend.ranking.explain import likeness_weights, reasons
-from service.recommend.trace import Progress
+from service.recommend.trace import NOTHING, Trace, warning_of
 
 
-def described(progress: Progress, items: Sequence[Ranked], attention: np.ndarray | None) -> list[RankedItem]:
+def described(
+    ask: Ask, known: Known, items: Candidates, attention: np.ndarray | None
+) -> tuple[list[RankedItem], Trace]:
     """The items as they are answered.
 
     Args:
-        progress: Of the request.
+        ask: What is wanted of them.
+        known: The history that they are explained by.
         items: In their order.
         attention: (L,) float32, weight of each item that the model read, if it says so.
     """
-    query, catalogue = progress.query, progress.served.catalogue
-    names = DEFAULT_FIELDS if query.return_fields is None else query.return_fields
-    indices = [one.item_index for one in items]
-    why = _reasons(progress, items, attention) if query.explain else [[] for _ in items]
+    catalogue = ask.served.catalogue
+    answers = ranked_items(catalogue, items.item_indices, items.scores, ask.query.return_fields)
+    if not ask.query.explain:
+        return answers, NOTHING
+    because, trace = _reasons(ask.served, known.read_items, items, attention)
     return [
         RankedItem(
-            item_id=catalogue.id_of(one.item_index),
-            score=one.score,
-            fields=fields,
-            reasons=[(catalogue.id_of(item_index), weight) for item_index, weight in because],
+            one.item_id,
+            one.score,
+            one.fields,
+            [(catalogue.id_of(item_index), weight) for item_index, weight in weights],
         )
-        for one, fields, because in zip(items, fields_of(catalogue, indices, names), why, strict=True)
+        for one, weights in zip(answers, because, strict=True)
+    ], trace
+
+
+def ranked_items(
+    catalogue: Catalogue, item_indices: np.ndarray, scores: np.ndarray, names: Sequence[str] | None
+) -> list[RankedItem]:
+    """Items (C,) with their scores (C,), and of these columns what has a value; of the title by default."""
+    indices = item_indices.tolist()
+    fields = fields_of(catalogue, indices, DEFAULT_FIELDS if names is None else names)
+    return [
+        RankedItem(catalogue.id_of(item_index), score, one)
+        for item_index, score, one in zip(indices, scores.tolist(), fields, strict=True)
     ]
 
 
 def fields_of(catalogue: Catalogue, item_indices: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
-    """What is known of items: of these columns, those that have a value; all items at once, as each look-up costs."""
-    rows = np.array(item_indices, dtype=np.int64) - 1
-    columns = {name: catalogue.column(name).take(pa.array(rows)).to_pylist() for name in names}
+    """What is known of items: of these columns, those that have a value."""
+    columns = [(name, catalogue.values(name, item_indices)) for name in names]
     return [
-        {name: values[at] for name, values in columns.items() if values[at] is not None and values[at] == values[at]}
-        for at in range(len(rows))
+        {name: values[at] for name, values in columns if values[at] is not None and values[at] == values[at]}
+        for at in range(len(item_indices))
     ]
 
 
 def _reasons(
-    progress: Progress, items: Sequence[Ranked], attention: np.ndarray | None
-) -> list[list[tuple[int, float]]]:
+    served: ServedBundle, history: np.ndarray, items: Candidates, attention: np.ndarray | None
+) -> tuple[list[list[tuple[int, float]]], Trace]:
     """Per item (item_index of the history, weight); none for items that the model did not choose."""
-    history = progress.read_items
-    places = [at for at, one in enumerate(items) if one.is_from_model]
-    because: list[list[tuple[int, float]]] = [[] for _ in items]
+    places = np.flatnonzero((items.origins == GENERATED) | (items.origins == RETRIEVED)).tolist()
+    because: list[list[tuple[int, float]]] = [[] for _ in range(len(items))]
     if not places or not len(history):
-        return because
+        return because, NOTHING
     if attention is not None:
         weights = np.broadcast_to(attention, (len(places), len(attention)))
-    elif isinstance(progress.served.encoder, ExplainsByAttention):  # and did not answer
-        return because
+    elif isinstance(served.encoder, ExplainsByAttention):  # and did not answer
+        return because, NOTHING
     else:
-        item_embeddings = progress.served.bundle.item_embeddings
-        chosen = np.array([items[at].item_index for at in places])
-        weights = likeness_weights(item_embeddings(chosen), item_embeddings(history))
+        item_embeddings = served.bundle.item_embeddings
+        weights = likeness_weights(item_embeddings(items.item_indices[places]), item_embeddings(history))
     for at, one in zip(places, reasons(weights, history), strict=True):
         because[at] = one
     num_bare = sum(not because[at] for at in places)
-    if num_bare:
-        progress.warnings.append(f"explain_limit: the last {num_bare} of {len(places)} items have no reasons")
-    return because
+    if not num_bare:
+        return because, NOTHING
+    return because, warning_of(f"explain_limit: the last {num_bare} of {len(places)} items have no reasons")

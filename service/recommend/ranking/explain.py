@@ -8,6 +8,8 @@ about the user, so it is the same for every recommended item.
 
 import numpy as np
 
+from model_store.index.vectors import normalize
+
 # Cosines of one history mostly lie within a few tenths; at this temperature a tenth is a factor of e.
 LIKENESS_TEMPERATURE = 0.1
 # Beyond so many reasons in one answer the last items have none: they would cost more than the recommendation.
@@ -24,7 +26,7 @@ def likeness_weights(item_vectors: np.ndarray, history_vectors: np.ndarray) -> n
     Returns:
         (K, L) float64, each row a softmax of cosines over ``LIKENESS_TEMPERATURE``.
     """
-    cosines = _unit(item_vectors) @ _unit(history_vectors).T
+    cosines = normalize(item_vectors) @ normalize(history_vectors).T
     weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / LIKENESS_TEMPERATURE)
     return _normalised(weights)
 
@@ -57,9 +59,3 @@ def reasons(weights: np.ndarray, history: np.ndarray) -> list[list[tuple[int, fl
 def _normalised(weights: np.ndarray) -> np.ndarray:
     rows: np.ndarray = weights.astype(np.float64)
     return rows / rows.sum(axis=1, keepdims=True)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    unit: np.ndarray = vectors / norms
-    return unit

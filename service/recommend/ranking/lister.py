@@ -6,48 +6,20 @@ A list is made from its top to its bottom, and what comes next depends on what i
 list of 10 is the beginning of the list of 500, and pages of a list fit together.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from model_store.index.vectors import normalize
 from service.recommend.candidates.admissible import Admissible
 from service.recommend.candidates.caps import Caps
+from service.recommend.ranking.candidates import PINNED, Candidates
+from service.recommend.ranking.sources import Source
 
 # With diversity, this many candidates are looked at, whatever the length of the list.
 MMR_POOL = 1_000
 # Without, what is missing is fetched, and twice as much each time that caps leave nothing of it, up to this.
-_LARGEST_DRAW = 4_096
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Candidates of one source.
-
-    Attributes:
-        item_indices: (C,) int64, the most relevant first.
-        scores: (C,) float32, what the answer shows.
-        relevance: (C,) floats, descending; what the order is made by, on the scale of a cosine.
-    """
-
-    item_indices: np.ndarray
-    scores: np.ndarray
-    relevance: np.ndarray
-
-
-NO_DRAW = Drawn(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32))
-
-# The best ``want`` candidates of a source among the admissible ones; fewer only where it has no more.
-Draw = Callable[[int, Admissible], Drawn]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One place of a list: the item, its score, and the source that it came from."""
-
-    item_index: int
-    score: float
-    origin: str
+_LARGEST_FETCH = 4_096
 
 
 class Lister:
@@ -59,8 +31,8 @@ class Lister:
         diversity: 0: by relevance alone; 1: by difference to the items before alone.
         vectors: Raw embeddings (C, D) of item indices (C,).
         caps: How many of a kind may be in it.
-        pins: Places (from 1, each once) and items. Those that may not be returned, or do not fit under the caps, are
-            left out; the others have their place, or come last where the list ends before it.
+        pins: Place (from 1) to ``item_index`` and score. Those that may not be returned, or do not fit under the caps,
+            are left out; the others have their place, or come last where the list ends before it.
     """
 
     def __init__(
@@ -71,96 +43,105 @@ class Lister:
         diversity: float,
         vectors: Callable[[np.ndarray], np.ndarray],
         caps: Caps,
-        pins: Sequence[tuple[int, Entry]] = (),
+        pins: Mapping[int, tuple[int, float]],
     ) -> None:
         self._admissible = admissible
         self._want = want
         self._diversity = diversity
         self._vectors = vectors
         self._caps = caps
-        self.entries: list[Entry] = []
+        self._items: list[int] = []
+        self._scores: list[float] = []
+        self._origins: list[int] = []
+        self._chosen_vectors: list[np.ndarray] = []  # unit, of all items of the list; with diversity only
         self.num_capped = 0
-        # Pinned items are counted before all others, wherever they stand, so that no cap is broken by a later one.
-        self._pins: dict[int, Entry] = {}
-        pinned = admissible.keep(np.array([entry.item_index for _, entry in pins], dtype=np.int64))
-        for (position, entry), is_admissible in sorted(zip(pins, pinned, strict=True), key=lambda pin: pin[0][0]):
-            if is_admissible and caps.admits(entry.item_index):
-                caps.take(entry.item_index)
-                self._pins[position] = entry
-        self._reserved = [entry.item_index for entry in self._pins.values()]
-        self._chosen_vectors: list[np.ndarray] = []  # unit, of all entries; with diversity only
+        self._pins = self._fitting(pins) if pins else {}
+        self._reserved = [item_index for item_index, _ in self._pins.values()]
 
     @property
     def num_missing(self) -> int:
         """How many items the list still lacks."""
-        return self._want - len(self.entries)
+        return self._want - len(self._items)
 
     @property
     def num_unpinned_missing(self) -> int:
         """How many of these are to be found: the rest are pinned items that come before the list ends."""
         return self.num_missing - sum(position <= self._want for position in self._pins)
 
-    def rest(self) -> Admissible:
-        """What may still be put into the list."""
-        taken = [*(entry.item_index for entry in self.entries), *self._reserved]
-        rest = self._admissible.without(np.array(taken, dtype=np.int64)) if taken else self._admissible
-        is_open = self._caps.open_rows()
-        return rest if is_open is None else rest.within(is_open)
-
-    def fill(self, draw: Draw, origin: str) -> None:
+    def fill(self, source: Source, origin: int) -> None:
         """Goes on with the candidates of a source until the list is full, or the source has no more."""
         size = MMR_POOL if self._diversity > 0 else self.num_missing
         while True:
             self._place_pins()
             if self.num_missing <= 0:
                 return
-            drawn = draw(size, self.rest())
-            if not len(drawn.item_indices):
+            found = source(size, self._rest())
+            if not len(found):
                 return
             if self._diversity > 0:
-                self._take_spread(drawn, origin)
+                self._take_spread(found, origin)
+            elif self._pins or self._caps.has_any:
+                self._take_one_by_one(found, origin)
             else:
-                self._take_in_order(drawn, origin)
-            size = max(size, min(2 * size, _LARGEST_DRAW))
+                self._take_all(found, origin)
+            size = max(size, min(2 * size, _LARGEST_FETCH))
 
-    def finish(self) -> list[Entry]:
+    def finish(self) -> Candidates:
         """The list; pinned items whose place was never reached are its last ones."""
         self._place_pins()
         for position in sorted(self._pins):
             if self.num_missing <= 0:
                 break
-            self._append(self._pins.pop(position))
-        return self.entries
+            self._append(*self._pins.pop(position), PINNED)
+        return Candidates(
+            np.array(self._items, dtype=np.int64),
+            np.array(self._scores, dtype=np.float32),
+            np.array(self._origins, dtype=np.uint8),
+        )
 
-    def _take_in_order(self, drawn: Drawn, origin: str) -> None:
-        for item_index, score in zip(drawn.item_indices.tolist(), drawn.scores.tolist(), strict=True):
+    def _fitting(self, pins: Mapping[int, tuple[int, float]]) -> dict[int, tuple[int, float]]:
+        """The pinned items that may be in the list.
+
+        They are counted before all others, wherever they stand, so that no cap is broken by a later one.
+        """
+        fitting: dict[int, tuple[int, float]] = {}
+        for position, (item_index, score) in sorted(pins.items()):
+            if self._admissible.keep(np.array([item_index]))[0] and self._caps.admits(item_index):
+                self._caps.take(item_index)
+                fitting[position] = item_index, score
+        return fitting
+
+    def _rest(self) -> Admissible:
+        """What may still be put into the list."""
+        taken = [*self._items, *self._reserved]
+        rest = self._admissible.without(np.array(taken, dtype=np.int64)) if taken else self._admissible
+        is_open = self._caps.open_rows()
+        return rest if is_open is None else rest.within(is_open)
+
+    def _take_all(self, found: Candidates, origin: int) -> None:
+        num_taken = min(self.num_missing, len(found))
+        self._items += found.item_indices[:num_taken].tolist()
+        self._scores += found.scores[:num_taken].tolist()
+        self._origins += [origin] * num_taken
+
+    def _take_one_by_one(self, found: Candidates, origin: int) -> None:
+        for item_index, score in zip(found.item_indices.tolist(), found.scores.tolist(), strict=True):
             if self.num_missing <= 0:
                 return
-            if self._caps.admits(item_index):
-                self._caps.take(item_index)
-                self._append(Entry(item_index, score, origin))
-                self._place_pins()
-            else:
-                self.num_capped += 1
+            self._take(item_index, score, origin)
 
-    def _take_spread(self, drawn: Drawn, origin: str) -> None:
-        unit = _unit(self._vectors(drawn.item_indices))
-        nearest = np.full(len(unit), -np.inf, dtype=np.float32)  # cosine to the nearest item of the list
-        is_free = np.ones(len(unit), dtype=bool)
-        num_seen = 0
+    def _take_spread(self, found: Candidates, origin: int) -> None:
+        directions = normalize(self._vectors(found.item_indices))
+        nearest = np.full(len(found), -np.inf, dtype=np.float32)  # cosine to the nearest item of the list
+        is_free = np.ones(len(found), dtype=bool)
+        num_compared = 0
         while self.num_missing > 0 and is_free.any():
-            for vector in self._chosen_vectors[num_seen:]:
-                nearest = np.maximum(nearest, unit @ vector)
-            num_seen = len(self._chosen_vectors)
-            at = self._best(drawn.relevance, nearest, is_free)
+            for vector in self._chosen_vectors[num_compared:]:
+                nearest = np.maximum(nearest, directions @ vector)
+            num_compared = len(self._chosen_vectors)
+            at = self._best(found.gains, nearest, is_free)
             is_free[at] = False
-            item_index = int(drawn.item_indices[at])
-            if self._caps.admits(item_index):
-                self._caps.take(item_index)
-                self._append(Entry(item_index, float(drawn.scores[at]), origin))
-                self._place_pins()
-            else:
-                self.num_capped += 1
+            self._take(int(found.item_indices[at]), float(found.scores[at]), origin)
 
     def _best(self, relevance: np.ndarray, nearest: np.ndarray, is_free: np.ndarray) -> int:
         if not self._chosen_vectors:
@@ -168,17 +149,22 @@ class Lister:
         gain = (1.0 - self._diversity) * relevance - self._diversity * nearest
         return int(np.argmax(np.where(is_free, gain, -np.inf)))
 
+    def _take(self, item_index: int, score: float, origin: int) -> None:
+        """Takes an item if it fits under the caps."""
+        if not self._caps.admits(item_index):
+            self.num_capped += 1
+            return
+        self._caps.take(item_index)
+        self._append(item_index, score, origin)
+        self._place_pins()
+
     def _place_pins(self) -> None:
-        while self.num_missing > 0 and (entry := self._pins.pop(len(self.entries) + 1, None)) is not None:
-            self._append(entry)
+        while self.num_missing > 0 and (pin := self._pins.pop(len(self._items) + 1, None)) is not None:
+            self._append(*pin, PINNED)
 
-    def _append(self, entry: Entry) -> None:
-        self.entries.append(entry)
+    def _append(self, item_index: int, score: float, origin: int) -> None:
+        self._items.append(item_index)
+        self._scores.append(score)
+        self._origins.append(origin)
         if self._diversity > 0:
-            self._chosen_vectors.append(_unit(self._vectors(np.array([entry.item_index])))[0])
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    unit: np.ndarray = vectors / norms
-    return unit
+            self._chosen_vectors.append(normalize(self._vectors(np.array([item_index])))[0])

@@ -1,38 +1,18 @@
 """The k nearest admissible items, by the plan that the planner picks; an exact scan where the index falls short."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from model_store.artifacts.bundle import Bundle
-from service.recommend.ask import Plan
+from model_store.index.vectors import normalize
 from service.recommend.candidates.admissible import Admissible
+from service.recommend.ranking.candidates import NO_CANDIDATES, Candidates
 from service.recommend.ranking.planner import Choice, choose, choose_filtered
+from service.recommend.trace import NOTHING, Plan, Trace
 
 _ROWS_AT_ONCE = 65_536
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Retrieved items, best first.
-
-    Attributes:
-        item_indices: (C,) int64, all admissible.
-        scores: (C,) float32, cosine with the query.
-        warning: What had to be done beyond what was planned, if anything.
-        plans: What was done, in order.
-    """
-
-    item_indices: np.ndarray
-    scores: np.ndarray
-    warning: str | None = None
-    plans: tuple[Plan, ...] = ()
-
-
-NO_CANDIDATES = Candidates(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-
-
-def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissible) -> Candidates:
+def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissible) -> tuple[Candidates, Trace]:
     """Finds the admissible items nearest to a query.
 
     Args:
@@ -42,12 +22,13 @@ def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissibl
         admissible: Which items may be returned.
 
     Returns:
-        ``min(want, admissible.count())`` candidates.
+        ``min(want, admissible.count())`` candidates, scored by cosine; what was done, in order, and a warning where
+        that was more than was planned.
     """
     num_admissible = admissible.count()
     expected = min(want, num_admissible)
     if expected <= 0:
-        return NO_CANDIDATES
+        return NO_CANDIDATES, NOTHING
     num_items = admissible.num_items
     choice = choose(
         num_items=num_items,
@@ -58,19 +39,18 @@ def retrieve(bundle: Bundle, query: np.ndarray, want: int, admissible: Admissibl
         factory=bundle.index.factory,
     )
     found = run_plan(choice, bundle, query, expected, admissible)
-    plans = [Plan(choice.name, num_admissible, choice.fetch, len(found.item_indices))]
-    if len(found.item_indices) < expected and choice.name == "over_fetch" and choice.fetch < num_items:
+    plans = [Plan(choice.name, num_admissible, choice.fetch, len(found))]
+    if len(found) < expected and choice.name == "over_fetch" and choice.fetch < num_items:
         # The filter leaves little of what is near to this query: no fault of the index.
         choice = choose_filtered(num_items=num_items, num_admissible=num_admissible, want=expected)
         found = run_plan(choice, bundle, query, expected, admissible)
-        plans.append(Plan(choice.name, num_admissible, choice.fetch, len(found.item_indices)))
-    warning = None
-    num_found = len(found.item_indices)
-    if num_found < expected:
-        found = exact_scan(bundle, query, expected, admissible.indices())
-        plans.append(Plan("exact_scan", num_admissible, num_admissible, expected))
-        warning = f"exact_scan: the index found {num_found} of {expected}; all items were compared"
-    return Candidates(found.item_indices, found.scores, warning, tuple(plans))
+        plans.append(Plan(choice.name, num_admissible, choice.fetch, len(found)))
+    if len(found) == expected:
+        return found, Trace(plans=tuple(plans))
+    warning = f"exact_scan: the index found {len(found)} of {expected}; all items were compared"
+    found = exact_scan(bundle, query, expected, admissible.indices())
+    plans.append(Plan("exact_scan", num_admissible, num_admissible, expected))
+    return found, Trace(plans=tuple(plans), warnings=(warning,))
 
 
 def exact_scan(bundle: Bundle, query: np.ndarray, want: int, allowed: np.ndarray) -> Candidates:
@@ -85,13 +65,11 @@ def exact_scan(bundle: Bundle, query: np.ndarray, want: int, allowed: np.ndarray
     Returns:
         ``min(want, A)`` candidates; equal scores keep the order of the catalogue.
     """
-    unit = query / np.linalg.norm(query)
+    direction = normalize(query)
     scores = np.empty(len(allowed), dtype=np.float32)
     for start in range(0, len(allowed), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        embeddings = bundle.item_embeddings(allowed[rows])  # (rows, D)
-        norms = np.maximum(np.linalg.norm(embeddings, axis=1), np.finfo(np.float32).tiny)
-        scores[rows] = (embeddings @ unit) / norms
+        scores[rows] = normalize(bundle.item_embeddings(allowed[rows])) @ direction
     best = np.argsort(-scores, kind="stable")[:want]
     return Candidates(allowed[best], scores[best])
 
@@ -102,5 +80,5 @@ def run_plan(choice: Choice, bundle: Bundle, query: np.ndarray, want: int, admis
         return exact_scan(bundle, query, want, admissible.indices())
     allowed = admissible.indices() if choice.name == "selector" else None
     scores, item_indices = bundle.index.search(query[None], choice.fetch, allowed=allowed)
-    is_kept = admissible.keep(item_indices[0])
-    return Candidates(item_indices[0][is_kept][:want], scores[0][is_kept][:want])
+    places = np.flatnonzero(admissible.keep(item_indices[0]))[:want]
+    return Candidates(item_indices[0][places], scores[0][places])

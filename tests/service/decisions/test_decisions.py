@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -19,8 +19,14 @@ from service.decisions.record import Decision
 from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, new_recommendation_id, shard_of
 from service.decisions.writer import DecisionWriter
 from service.errors import HistoryUnavailable
-from service.recommend.ask import Boost, Interaction, Pin, Query, RankedItem, ScenarioRef, SegmentWish, Timing
+from service.people.hidden_set import HiddenItems
+from service.recommend.ask import Ask, Boost, Interaction, Pin, Query, RankedItem, ScenarioRef, SegmentWish, owners_of
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
+from service.recommend.deadline import Deadline
+from service.recommend.known import Known, Past
+from service.recommend.ranking.answering import Answered
+from service.recommend.ranking.candidates import NO_CANDIDATES
+from service.recommend.trace import NOTHING
 from service.redis.calls import RedisCalls, connect
 from service.redis.decisions import DecisionLimits, RedisDecisionStore
 from service.redis.embedded import EmbeddedRedis
@@ -39,37 +45,26 @@ def _user() -> str:
     return f"user-{uuid4().hex}"
 
 
-def _decision(**more: Any) -> Decision:
-    user = more.pop("user", "u1")
-    owner = Owner(user)
-    plain = Decision(
-        recommendation_id=new_recommendation_id(owner),
-        created_at=time.time(),
-        owners=(owner,),
-        query=Query(user_id=user, k=2, timeout_seconds=1.0),
-        has_own_history=False,
-        interactions=(Interaction("i1", 10, "click"), Interaction("i2")),
-        is_current=True,
-        num_known=2,
-        num_read=2,
-        kind="hllm",
-        model_id="m",
-        bundle_id="b",
-        mode="retrieve",
-        assignment=None,
-        hidden=frozenset(),
-        earlier_embedding=None,
-        segment_attribute=None,
-        counts={},
-        plans=(),
-        steps=(),
-        source="model",
-        fallback_reason=None,
-        warnings=(),
-        timing=Timing(),
-        items=(RankedItem("i5", 0.5, {}),),
+def _decision(
+    query: Query | None = None,
+    *,
+    user: str = "u1",
+    interactions: Sequence[Interaction] = (Interaction("i1", 10, "click"), Interaction("i2")),
+    hidden: Sequence[str] = (),
+    items: Sequence[RankedItem] = (RankedItem("i5", 0.5, {}),),
+    created_at: float | None = None,
+) -> Decision:
+    query = query or Query(user_id=user, k=2, timeout_seconds=1.0)
+    served: Any = SimpleNamespace(kind="hllm", model_id="m", bundle_id="b")
+    owners = owners_of(query)
+    return Decision(
+        recommendation_id=new_recommendation_id(owners[0]),
+        created_at=time.time() if created_at is None else created_at,
+        ask=Ask(query, owners, served, "retrieve", Deadline.after(1.0)),
+        known=Known(Past(interactions), hidden=HiddenItems(frozenset(hidden))),
+        answered=Answered(items, "model", NO_CANDIDATES),
+        trace=NOTHING,
     )
-    return replace(plain, **more)
 
 
 async def _shown(client: httpx2.AsyncClient, recommendation_id: str, **more: Any) -> httpx2.Response:
@@ -193,7 +188,7 @@ def test_what_was_asked_comes_back_as_it_was() -> None:
         segment=SegmentWish("category", 1),
         asked_by="shop",
     )
-    record = record_of(_decision(query=query, hidden=frozenset({"x"})))
+    record = record_of(_decision(query, hidden=["x"]))
     assert record is not None
     document = decode(record.packed)
     found = query_of(document)
@@ -205,8 +200,7 @@ def test_what_was_asked_comes_back_as_it_was() -> None:
 
 
 def test_a_record_of_a_user_and_a_session_does_not_hold_what_either_did() -> None:
-    owners = (Owner("u1"), Owner("s1", is_session=True))
-    record = record_of(_decision(owners=owners))
+    record = record_of(_decision(Query(user_id="u1", session_id="s1", k=2, timeout_seconds=1.0)))
     assert record is not None
     document = decode(record.packed)
     assert (document["history"]["item_ids"], document["history"]["length"]) == (None, 2)
@@ -231,7 +225,7 @@ def test_a_record_has_a_bound_and_drops_what_is_needed_least() -> None:
     assert decode(long.packed)["history"]["item_ids"] is None
     assert decode(long.packed)["history"]["length"] == 10_000
     hopeless = Query(user_id="u1", k=1, timeout_seconds=1.0, filter=Match("title", any_of=tuple(noise(10_000))))
-    assert record_of(_decision(query=hopeless)) is None
+    assert record_of(_decision(hopeless)) is None
 
 
 async def test_records_are_bounded_in_bytes_and_in_time(own_redis: RedisProcess) -> None:

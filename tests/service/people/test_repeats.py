@@ -76,7 +76,7 @@ def place(served: ServedBundle, batcher: EncodeBatcher) -> Place:
 
 
 def _is_repeated(answer: Recommendation) -> bool:
-    return [(note.step, note.reason) for note in answer.steps] == [("model", "repeated")]
+    return [(note.step, note.reason) for note in answer.trace.steps] == [("model", "repeated")]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,13 @@ async def test_the_same_question_has_the_same_answer_and_asks_neither_model_nor_
     # by whom, when and for how long one waits makes no difference
     again = await place.ask(replace(query, timeout_seconds=1.0, asked_by="another key", asked_at=5.0))
     assert _is_repeated(again)
-    for name in ("items", "source", "warnings", "history_length", "plans", "filtered", "mode"):
+    for name in ("items", "source", "history_length", "mode"):
         assert getattr(again, name) == getattr(first, name), name
+    for name in ("warnings", "plans", "filtered", "counts"):
+        assert getattr(again.trace, name) == getattr(first.trace, name), name
     assert again.recommendation_id != first.recommendation_id
-    assert (again.timing.encode, again.timing.search) == (0, 0)
-    assert any("unknown_history_items" in warning for warning in again.warnings)
+    assert (again.trace.timing.encode, again.trace.timing.search) == (0, 0)
+    assert any("unknown_history_items" in warning for warning in again.trace.warnings)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ async def test_what_a_failure_has_had_a_part_in_is_made_again(
     for _ in range(2):
         answer = await mute.ask(explained)
         assert (answer.source, _is_repeated(answer)) == ("model", False)
-        assert any("explain_failed" in warning for warning in answer.warnings)
+        assert any("explain_failed" in warning for warning in answer.trace.warnings)
 
 
 async def test_who_is_forgotten_while_they_are_answered_is_not_remembered(place: Place) -> None:

@@ -12,15 +12,16 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from model_store.index import build_index
-from model_store.people.histories import History
 from service.engine.served_bundle import MaskCache
 from service.people.hidden_set import HiddenItems
-from service.recommend.ask import Boost, Interaction, Pin, Query
+from service.people.known_history import known_history
+from service.recommend.ask import Ask, Boost, Interaction, Pin, Query
 from service.recommend.candidates.filter_wire import FilterNode
 from service.recommend.deadline import Deadline
+from service.recommend.known import Known, Past
 from service.recommend.ranking.answering import Answered, ModelView, answer
-from service.recommend.ranking.retrieve import Candidates
-from service.recommend.trace import Progress
+from service.recommend.ranking.candidates import Candidates
+from service.recommend.trace import Trace
 from tests.oracles import random_shops
 
 DIM = 4
@@ -40,6 +41,23 @@ class Gone:
 
     def search(self, *_: Any, **__: Any) -> Any:
         raise OSError("the file is gone")
+
+
+@dataclass
+class OneSegment:
+    """Segments of a catalogue of which everybody has the same one."""
+
+    items: np.ndarray
+    attribute: str = "colour"
+
+    def is_built(self, *_: Any) -> bool:
+        return True
+
+    def build(self, *_: Any) -> "OneSegment":
+        return self
+
+    def order(self, *_: Any) -> np.ndarray:
+        return self.items
 
 
 @dataclass
@@ -70,22 +88,17 @@ class Case:
         bundle = SimpleNamespace(index=index, item_embeddings=item_embeddings, catalogue=catalogue)
         self.served = SimpleNamespace(catalogue=catalogue, bundle=bundle, masks=MaskCache(), kind="hllm")
 
-    def progress(self, query: Query) -> Progress:
-        progress = Progress(query, self.served, "retrieve", Deadline.after(5.0))
-        progress.interactions = self.interactions
-        progress.hidden = HiddenItems(frozenset(self.hidden))
-        progress.history = History(np.empty(0, np.int64), np.empty(0, np.int64))
-        progress.__dict__["segment"] = None if self.segment is None else np.array(self.segment, dtype=np.int64)
-        return progress
-
-    def answered(self, **changed: Any) -> tuple[Answered, Progress]:
-        progress = self.progress(replace(self.query, **changed))
+    def answered(self, **changed: Any) -> tuple[Answered, Trace]:
+        ask = Ask(replace(self.query, **changed), (), self.served, "retrieve", Deadline.after(5.0))
+        history = known_history(self.served.catalogue, self.interactions)
+        known = Known(Past(self.interactions), history, hidden=HiddenItems(frozenset(self.hidden)))
         generated = None
         if self.generated is not None:
             items, scores = zip(*self.generated, strict=True) if self.generated else ((), ())
             generated = Candidates(np.array(items, dtype=np.int64), np.array(scores, dtype=np.float32))
-        user = self.user if self.step else None
-        return answer(progress, ModelView(generated, user, step=self.step or "model")), progress
+        view = ModelView(generated, self.user if self.step else None, step=self.step or "model")
+        segments: Any = OneSegment(np.array(self.segment, dtype=np.int64)) if self.segment is not None else None
+        return answer(ask, known, view, segments)
 
     # the slow way
 
@@ -274,7 +287,7 @@ def cases(draw: st.DrawFn, *, plain: bool = False) -> Case:
 @settings(max_examples=250, deadline=None)
 @given(case=cases())
 def test_each_place_of_a_list_has_the_best_item_that_may_stand_there(case: Case) -> None:
-    answered, progress = case.answered()
+    answered, trace = case.answered()
     items = [case.served.catalogue.index_of(one.item_id) for one in answered.items]
     admissible = case.admissible()
     assert len(set(items)) == len(items)
@@ -283,17 +296,17 @@ def test_each_place_of_a_list_has_the_best_item_that_may_stand_there(case: Case)
     if not case.query.max_per:
         assert len(items) == expected
     is_short = len(items) < expected
-    assert any(one.startswith("max_per_short: ") for one in progress.warnings) is is_short
+    assert any(one.startswith("max_per_short: ") for one in trace.warnings) is is_short
     # every cap holds, pinned items included
     for name, limit in case.query.max_per.items():
         for value in {value for item in items for value in case.values(item, name)}:
             assert sum(value in case.values(item, name) for item in items) <= limit
     # a filter that leaves little is answered by a scan, so a broken index may not be noticed
-    is_broken = case.is_broken and case.step and any(one.startswith("index_failed") for one in progress.warnings)
+    is_broken = case.is_broken and case.step and any(one.startswith("index_failed") for one in trace.warnings)
     if not case.is_broken or is_broken or not case.step:
         check_list(case, items, case.query.k)
-    assert [one.item_index for one in answered.ranked] == items
-    assert progress.counts["admissible"] == len(admissible)
+    assert answered.ranked.item_indices.tolist() == items
+    assert trace.counts["admissible"] == len(admissible)
     event(f"source {answered.source}")
     event(f"short {is_short}")
 
@@ -303,11 +316,9 @@ def test_each_place_of_a_list_has_the_best_item_that_may_stand_there(case: Case)
 def test_a_list_is_the_beginning_of_every_longer_one(case: Case, k: int) -> None:
     whole, _ = case.answered(paginate=True)
     part, _ = case.answered(k=k)
-    assert [one.item_index for one in part.ranked] == [one.item_index for one in whole.ranked[:k]]
+    assert part.ranked.item_indices.tolist() == whole.ranked.item_indices[:k].tolist()
     # scores come from searches of different depth, which may differ in the last bit
-    np.testing.assert_allclose(
-        [one.score for one in part.ranked], [one.score for one in whole.ranked[:k]], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(part.ranked.scores, whole.ranked.scores[:k], rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=80, deadline=None)
@@ -317,9 +328,8 @@ def test_diversity_of_nought_and_boosts_that_nobody_meets_change_nothing_bit_for
     again, _ = case.answered(
         diversity=0.0, boosts=(Boost(item_ids=("nothing",), multiply=9.0),), pins=(Pin("none", 1),)
     )
-    assert [(one.item_index, one.score) for one in plain.ranked] == [
-        (one.item_index, one.score) for one in again.ranked
-    ]
+    assert plain.ranked.item_indices.tolist() == again.ranked.item_indices.tolist()
+    assert plain.ranked.scores.tolist() == again.ranked.scores.tolist()
 
 
 def _case(vectors: np.ndarray, **more: Any) -> Case:
@@ -334,9 +344,9 @@ def test_diversity_of_one_is_maximal() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 0, 1, 0]]
     vectors[1, 2], vectors[2, 2], vectors[4, 0] = 0.01, 0.02, -1.0
     case = _case(vectors, diversity=1.0)
-    items = [one.item_index for one in case.answered()[0].ranked]
+    items = case.answered()[0].ranked.item_indices.tolist()
     assert items[:3] == [1, 5, 4]
-    assert [one.item_index for one in case.answered(diversity=0.0)[0].ranked] == [1, 2, 3, 4, 5]
+    assert case.answered(diversity=0.0)[0].ranked.item_indices.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_a_cap_is_met_by_going_further_down_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,11 +359,11 @@ def test_a_cap_is_met_by_going_further_down_the_list(monkeypatch: pytest.MonkeyP
         rows[row]["colour"] = "red" if place < 3_000 else f"c{place % 7}"
     query = Query(user_id=None, k=10, timeout_seconds=5.0, max_per={"colour": 1})
     case = Case(rows, {}, vectors, user, query, [], [], [])
-    answered, progress = case.answered()
+    answered, trace = case.answered()
     expected = [int(order[0]) + 1, *(int(order[3_000 + at]) + 1 for at in range(7))]
-    assert [one.item_index for one in answered.ranked] == expected
-    assert progress.warnings == ["max_per_short: 8 items instead of 10, as max_per admits no more"]
-    assert progress.counts["capped"] > 0
+    assert answered.ranked.item_indices.tolist() == expected
+    assert trace.warnings == ("max_per_short: 8 items instead of 10, as max_per admits no more",)
+    assert trace.counts["capped"] > 0
 
 
 def test_pages_are_cut_from_500_items_at_most() -> None:

@@ -100,11 +100,11 @@ def _ids(answer: Recommendation) -> list[str]:
 
 
 def _codes(answer: Recommendation) -> list[str]:
-    return [warning.partition(":")[0] for warning in answer.warnings]
+    return [warning.partition(":")[0] for warning in answer.trace.warnings]
 
 
 def _steps(answer: Recommendation) -> list[tuple[str, str]]:
-    return [(note.step, note.reason) for note in answer.steps]
+    return [(note.step, note.reason) for note in answer.trace.steps]
 
 
 def _long_history() -> list[Interaction]:
@@ -132,7 +132,7 @@ async def test_the_last_good_embedding_answers_where_the_model_fails(
     answer = await recommender.recommend(query)
     gone = {1, 2, 4, *(int(item_id[1:]) for item_id in newly_seen)}
     assert _ids(answer) == nearest(served, embedding, 5, without=gone)
-    assert (answer.source, answer.fallback_reason) == ("fallback:last_embedding", "model_failed")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:last_embedding", "model_failed")
     assert _codes(answer) == ["model_failed", "last_embedding"]
     assert _steps(answer) == [("model", "failed"), ("last_embedding", "answered")]
     assert answer.history_length == 0
@@ -186,12 +186,12 @@ async def test_a_model_that_is_too_slow_is_answered_within_the_deadline_and_kept
     assert time.perf_counter() - started < 0.12 + SLACK
     # what is similar, unless this machine is so busy that a search takes long, too
     assert answer.source in {"fallback:similar_items", "fallback:segment_popular", "fallback:popular"}
-    assert (answer.fallback_reason, _steps(answer)[0]) == ("model_timed_out", ("model", "timed_out"))
+    assert (answer.trace.fallback_reason, _steps(answer)[0]) == ("model_timed_out", ("model", "timed_out"))
     assert len(answer.items) == 5
     # the forward pass was not for nothing
     await _until(lambda: batcher.last_encoded > started)
     again = await recommender.recommend(Query("u1", 5, 30))
-    assert (again.source, again.timing.encode) == ("model", 0)
+    assert (again.source, again.trace.timing.encode) == ("model", 0)
     # and is known to be slow: nobody waits for it again
     shelf.users["u1"] += _events("u1", 1)
     started = time.perf_counter()
@@ -217,7 +217,7 @@ async def test_a_full_queue_is_answered_by_the_next_step(served: ServedBundle) -
         started = time.perf_counter()
         answer = await recommender.recommend(inline_query())
         assert time.perf_counter() - started < 0.2 + SLACK
-        assert (answer.source, answer.fallback_reason) == ("fallback:similar_items", "model_overloaded")
+        assert (answer.source, answer.trace.fallback_reason) == ("fallback:similar_items", "model_overloaded")
         assert _steps(answer)[0] == ("model", "overloaded")
         assert [one.source for one in await asyncio.gather(*waiting)] == ["model", "model"]
 
@@ -234,7 +234,7 @@ async def test_searches_that_never_end_do_not_hold_up_what_is_popular(
     for answer in answers:
         # the segments could not be worked out either
         assert (answer.source, _ids(answer)) == ("fallback:popular", ["i3", "i5", "i6", "i7"])
-        assert answer.fallback_reason == "search_timed_out"
+        assert answer.trace.fallback_reason == "search_timed_out"
         assert _steps(answer) == [
             ("model", "search_timed_out"),
             ("segment_popular", "not_built"),
@@ -243,7 +243,7 @@ async def test_searches_that_never_end_do_not_hold_up_what_is_popular(
     # known now
     started = time.perf_counter()
     answer = await recommender.recommend(inline_query(timeout_seconds=0.2))
-    assert answer.fallback_reason in {"search_no_time", "model_no_time"}
+    assert answer.trace.fallback_reason in {"search_no_time", "model_no_time"}
     gate.set()
     await asyncio.gather(*busy)
     assert (await recommender.recommend(inline_query())).source == "model"
@@ -297,7 +297,7 @@ async def test_nobody_known_gets_popular_items_of_the_segment_that_is_named(
 
     async def answered(wish: SegmentWish, **more: Any) -> tuple[str, list[str]]:
         answer = await recommender.recommend(replace(cold, segment=wish, **more))
-        assert answer.fallback_reason == "no_known_history"
+        assert answer.trace.fallback_reason == "no_known_history"
         return answer.source, _ids(answer)
 
     assert await answered(SegmentWish()) == ("fallback:popular", ["i1", "i2", "i4"])
@@ -343,9 +343,9 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
     last_known.add(Owner("u1"), [Interaction("i9", 90, "click")])  # acknowledged since then
     shelf.is_down = True
     answer = await recommender.recommend(Query("u1", 60, 5))
-    assert (answer.source, answer.fallback_reason) == ("fallback:last_embedding", "history_unavailable")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:last_embedding", "history_unavailable")
     assert _ids(answer) == [item_id for item_id in _ids(first) if item_id != "i9"]
-    assert "of 4 interactions" in answer.warnings[0]
+    assert "of 4 interactions" in answer.trace.warnings[0]
     assert _steps(answer) == [
         ("history", "unavailable"),
         ("model", "history_unavailable"),
@@ -358,7 +358,7 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
     last_known.forget(Owner("u1").hash)
     nothing = await recommender.recommend(Query("u1", 60, 5))
     assert (nothing.source, len(nothing.items)) == ("fallback:popular", 60)
-    assert "seen items are not known" in nothing.warnings[0]
+    assert "seen items are not known" in nothing.trace.warnings[0]
     # and a history in the request needs no store
     assert (await recommender.recommend(inline_query())).source == "model"
     shelf.is_down = False
@@ -382,7 +382,7 @@ async def test_a_history_store_that_hangs_takes_half_of_the_time_once_and_little
     for _ in range(3):
         started = time.perf_counter()
         answer = await recommender.recommend(Query("u1", 3, 4))
-        assert answer.fallback_reason == "history_unavailable"
+        assert answer.trace.fallback_reason == "history_unavailable"
         seconds.append(time.perf_counter() - started)
     assert 1.9 < seconds[0] < 4 + SLACK
     assert max(seconds[1:]) < 1.9

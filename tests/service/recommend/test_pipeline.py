@@ -12,9 +12,9 @@ from model_store.index import build_index
 from service.engine.served_bundle import MaskCache
 from service.recommend.candidates.admissible import Admissible, exclusions
 from service.recommend.ranking.explain import LIKENESS_TEMPERATURE, likeness_weights, reasons
-from service.recommend.ranking.fallback import popular_items
 from service.recommend.ranking.planner import choose
 from service.recommend.ranking.retrieve import exact_scan, retrieve
+from service.recommend.ranking.sources import first_kept
 from tests.oracles import random_shops
 
 EMPTY_ROW = dict.fromkeys(random_shops.TYPES)
@@ -42,7 +42,7 @@ def test_every_step_honours_the_same_admissible_set(
     assert fewer.indices().tolist() == [n for n in expected if within[n - 1]]
     assert fewer.count() == len(fewer.indices())
     # popularity rises with the row
-    assert popular_items(catalogue, want, admissible).tolist() == expected[::-1][:want]
+    assert first_kept(catalogue.popular(), want, admissible).tolist() == expected[::-1][:want]
 
 
 def test_what_is_kept_of_a_bundle_is_bounded_in_bytes() -> None:
@@ -117,25 +117,25 @@ def test_k_items_come_back_whenever_k_are_admissible_whatever_the_plan(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.recommend.ranking.planner._FEW_ITEMS", few)
         patch.setattr("service.recommend.ranking.planner._MANY_SPARE", spare)
-        found = retrieve(bundle, query, want, admissible)
+        found, trace = retrieve(bundle, query, want, admissible)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     expected = sorted(admissible.indices().tolist(), key=lambda item: -scores[item - 1])[:want]
-    assert len(found.item_indices) == len(expected)
+    assert len(found) == len(expected)
     assert set(found.item_indices.tolist()) <= set(admissible.indices().tolist())
     np.testing.assert_allclose(found.scores, scores[found.item_indices - 1], rtol=1e-4, atol=1e-6)
     if not expected:
-        assert found.plans == ()
+        assert trace.plans == ()
         return
     # where the index finds what there is, or was not asked, nothing nearer was missed
-    if not is_forgetful or found.plans[-1].name == "exact_scan":
+    if not is_forgetful or trace.plans[-1].name == "exact_scan":
         assert found.item_indices.tolist() == expected
     # it is the index's fault if it was to find all that there is: given a selector, or asked for every item
     is_fault = any(
-        plan.num_found < len(expected) and (plan.name == "selector" or plan.num_fetched == 30) for plan in found.plans
+        plan.num_found < len(expected) and (plan.name == "selector" or plan.num_fetched == 30) for plan in trace.plans
     )
-    assert (found.warning is not None) is is_fault
-    assert found.plans[-1].num_found == len(expected)
-    assert all(plan.num_admissible == admissible.count() for plan in found.plans)
+    assert bool(trace.warnings) is is_fault
+    assert trace.plans[-1].num_found == len(expected)
+    assert all(plan.num_admissible == admissible.count() for plan in trace.plans)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_filter_that_leaves_nothing_near_is_answered_by_the_next_plan() -> Non
     vectors[:, 1] = np.linspace(0.1, 0.2, 100)
     admissible = Admissible(100, vectors[:, 0] < 0, np.empty(0, dtype=np.int64))
     bundle: Any = Vectors(vectors, build_index(vectors, factory="Flat").index)
-    found = retrieve(bundle, np.array([1.0, 0.0], dtype=np.float32), 5, admissible)
-    assert [plan.name for plan in found.plans] == ["over_fetch", "exact_scan"]
-    assert found.warning is None
+    found, trace = retrieve(bundle, np.array([1.0, 0.0], dtype=np.float32), 5, admissible)
+    assert [plan.name for plan in trace.plans] == ["over_fetch", "exact_scan"]
+    assert not trace.warnings
     assert found.item_indices.tolist() == [100, 99, 98, 97, 96]
 
 

@@ -83,7 +83,7 @@ def _ids(answer: Recommendation) -> list[str]:
 
 
 def _codes(answer: Recommendation) -> list[str]:
-    return [warning.partition(":")[0] for warning in answer.warnings]
+    return [warning.partition(":")[0] for warning in answer.trace.warnings]
 
 
 def _like_the_latest(served: ServedBundle) -> list[str]:
@@ -100,10 +100,10 @@ async def test_a_failing_model_is_answered_by_what_is_like_the_latest_items_unde
     break_it(served.encoder)
     answer = await make_recommender(served, batcher).recommend(inline_query())
     assert _ids(answer) == _like_the_latest(served)
-    assert (answer.source, answer.fallback_reason) == ("fallback:similar_items", "model_failed")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:similar_items", "model_failed")
     assert (answer.history_length, _codes(answer)) == (0, ["model_failed"])
-    assert warning in answer.warnings[0]
-    assert [(note.step, note.reason) for note in answer.steps] == [
+    assert warning in answer.trace.warnings[0]
+    assert [(note.step, note.reason) for note in answer.trace.steps] == [
         ("model", "failed"),
         ("last_embedding", "none_kept"),
         ("similar_items", "answered"),
@@ -117,9 +117,9 @@ async def test_a_failing_index_is_answered_by_what_is_popular_in_the_segment(
     answer = await make_recommender(broken, batcher).recommend(inline_query())
     # of two categories met once each that of the latest item, i2: every third item, and i2 itself was seen
     assert _ids(answer) == ["i5", "i8", "i11", "i14"]
-    assert (answer.source, answer.fallback_reason) == ("fallback:segment_popular", "index_failed")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:segment_popular", "index_failed")
     assert _codes(answer) == ["index_failed"]
-    assert [(note.step, note.reason) for note in answer.steps] == [
+    assert [(note.step, note.reason) for note in answer.trace.steps] == [
         ("model", "index_failed"),
         ("segment_popular", "answered"),
     ]
@@ -132,10 +132,13 @@ async def test_titles_that_cannot_be_written_are_answered_by_retrieval(
     broken: Any = replace(hat, generator=Watched(hat.generator, {}, "recommend"))
     answer = await make_recommender(broken, batcher).recommend(inline_query(mode="generate"))
     assert _ids(answer) == _ids(retrieved)
-    assert (answer.source, answer.fallback_reason) == ("fallback:retrieve", "generate_failed")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:retrieve", "generate_failed")
     assert (answer.mode, answer.history_length) == ("generate", 2)
     assert _codes(answer) == ["generate_failed"]
-    assert [(note.step, note.reason) for note in answer.steps] == [("generate", "failed"), ("retrieve", "answered")]
+    assert [(note.step, note.reason) for note in answer.trace.steps] == [
+        ("generate", "failed"),
+        ("retrieve", "answered"),
+    ]
 
 
 async def test_a_model_that_can_do_nothing_is_answered_by_what_is_like_the_latest_items(
@@ -144,7 +147,7 @@ async def test_a_model_that_can_do_nothing_is_answered_by_what_is_like_the_lates
     poison(hat.encoder)
     answer = await make_recommender(hat, batcher).recommend(inline_query(mode="generate", explain=True))
     assert _ids(answer) == _like_the_latest(hat)
-    assert (answer.source, answer.fallback_reason) == ("fallback:similar_items", "generate_failed")
+    assert (answer.source, answer.trace.fallback_reason) == ("fallback:similar_items", "generate_failed")
     assert _codes(answer) == ["generate_failed", "model_failed"]
     assert not any(item.reasons for item in answer.items)
 
@@ -170,7 +173,7 @@ async def test_an_index_that_fails_after_generating_is_filled_up_with_popular_it
         ("i5", 0.0),
         ("i6", 0.0),
     ]
-    assert (answer.source, answer.fallback_reason) == ("model", None)
+    assert (answer.source, answer.trace.fallback_reason) == ("model", None)
     assert _codes(answer) == ["index_failed", "popular_fill"]
 
 
@@ -191,7 +194,7 @@ async def test_titles_that_were_written_are_not_lost_when_the_rest_cannot_be_sea
     answer = await recommender.recommend(inline_query(mode="generate", timeout_seconds=0.5))
     gate.set()
     assert _ids(answer) == ["i9", "i3", "i5", "i6"]
-    assert (answer.source, answer.fallback_reason) == ("model", None)
+    assert (answer.source, answer.trace.fallback_reason) == ("model", None)
     assert _codes(answer) == ["search_timed_out", "popular_fill"]
 
 
@@ -264,9 +267,9 @@ async def test_a_history_that_has_not_changed_is_not_read_again_by_the_model(
     poison(served.encoder)
     again = await recommender.recommend(query)
     assert again.items == first.items
-    assert (again.source, again.history_length, again.warnings) == ("model", 2, [])
-    assert first.timing.encode > 0
-    assert (again.timing.encode, again.timing.queue) == (0, 0)
+    assert (again.source, again.history_length, again.trace.warnings) == ("model", 2, ())
+    assert first.trace.timing.encode > 0
+    assert (again.trace.timing.encode, again.trace.timing.queue) == (0, 0)
     # another user of the same history is another user; the same history in a request is nobody's
     shelf.add("u2", "i1", "i2")
     inline = replace(query, history=[Interaction(event.item_id, event.timestamp) for event in shelf.users["u1"]])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from service.recommend.ranking.sources import first_kept, latest_vector
 
 from model_store.catalogue.catalogue import Catalogue
 from service.errors import InvalidRequest
@@ -17,7 +18,6 @@ from service.recommend.ask import SegmentWish
 from service.recommend.candidates import segments as module
 from service.recommend.candidates.admissible import Admissible
 from service.recommend.candidates.segments import Segments, category_like, check_segment, most_frequent
-from service.recommend.ranking.fallback import has_admissible, latest_vector, popular_items
 
 _COLOURS = ["red", "green", "blue"]
 _ROWS = st.lists(
@@ -77,8 +77,9 @@ def test_a_segment_has_its_items_and_no_others_the_most_popular_first(
         assert ([] if order is None else order.tolist()) == members
         left = [item for item in by_popularity if item not in excluded]
         for want in (0, 1, 3, 30):
-            assert popular_items(catalogue, want, admissible).tolist() == left[:want]
-        assert has_admissible(order, admissible) == any(item not in excluded for item in members)
+            assert first_kept(catalogue.popular(), want, admissible).tolist() == left[:want]
+        if order is not None:
+            assert first_kept(order, 1, admissible).tolist() == [item for item in members if item not in excluded][:1]
 
 
 @settings(max_examples=200, deadline=None)
