@@ -25,8 +25,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,experiments,dev]'
+$(VENV)/.installed-dev: pyproject.toml clients/python/pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,experiments,dev]' --editable clients/python
 	$(BIN)/python -m pip check
 	@touch $@
 
