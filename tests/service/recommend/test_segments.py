@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service.recommend.ranking.sources import first_kept, latest_vector
 
 from model_store.catalogue.catalogue import Catalogue
 from service.errors import InvalidRequest
@@ -18,6 +17,7 @@ from service.recommend.ask import SegmentWish
 from service.recommend.candidates import segments as module
 from service.recommend.candidates.admissible import Admissible
 from service.recommend.candidates.segments import Segments, category_like, check_segment, most_frequent
+from service.recommend.ranking.sources import first_kept, latest_vector
 
 _COLOURS = ["red", "green", "blue"]
 _ROWS = st.lists(
