@@ -15,7 +15,7 @@ from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import Dataset
 from offline.dataset.formats import canonical
-from offline.import_data import ImportOptions, import_source
+from offline.import_data import ImportOptions, echo_report, import_source
 from offline.job import job
 from offline.reindex import ReindexSettings, reindex
 from offline.training.hatllm.settings import HatTrainSettings
@@ -48,7 +48,7 @@ def import_once(items: Path, interactions: Path, store: str, options: ImportOpti
             raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     out = ModelStore(store).work_directory("datasets") / fingerprint.hexdigest()[:12]
     if not out.exists():
-        import_source(canonical.source(items, interactions), out, options)
+        echo_report(import_source(canonical.source(items, interactions), out, options))
     return out
 
 

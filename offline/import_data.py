@@ -1,10 +1,9 @@
 """Imports a catalogue and an interaction log of a known format into a dataset.
 
 Broken rows are skipped, counted, and sampled in the report (``dataset.json``) with file and line; more of
-them than ``--max-bad`` end the job.
+them than ``--max-bad`` end the job. What was found in rows that are kept is told at the end, and saved there too.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,21 +15,14 @@ import typer
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import DatasetDescription, TimeUnit
 from offline.dataset.formats import amazon, canonical, events, movielens, pixelrec, recbole
-from offline.dataset.formats.rows import BadRow, Interaction, Item, RowLog, Source, check_interaction, check_item
+from offline.dataset.formats.checks import check_interaction, check_item
+from offline.dataset.formats.clock import Clock
+from offline.dataset.formats.rows import BadRow, FileTimeUnit, FindingKind, Interaction, Item, RowLog, Source
+from offline.dataset.log_sort import Order
 from offline.dataset.writer import WriteOptions, write_dataset
 from offline.job import job
 
-LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
-
-
-class TimeUnitOption(StrEnum):
-    """What the timestamps of a source are."""
-
-    AUTO = "auto"
-    SECONDS = "seconds"
-    MILLISECONDS = "milliseconds"
-    RANK = "rank"
 
 
 @dataclass(frozen=True)
@@ -40,14 +32,20 @@ class ImportOptions:
     Attributes:
         max_bad: Which fraction of a file's rows may be bad, in 0..1.
         overwrite: Replace a dataset that is there already.
-        time_unit: Of the timestamps in the dataset; None = look at them.
+        time_unit: Of the timestamps in the dataset; None = as the source says, or as they look.
         only_interacted: Leave out items without interactions.
+        any_time: Take every moment from 1970 to 2100, instead of those from 1990 to tomorrow.
+        order: Which of two interactions of a user with one timestamp came first.
+        keep_identical: Keep all of several interactions of the same user, item, timestamp and type.
     """
 
     max_bad: float = 0.01
     overwrite: bool = False
     time_unit: TimeUnit | None = None
     only_interacted: bool = False
+    any_time: bool = False
+    order: Order = "auto"
+    keep_identical: bool = False
 
 
 def import_source(source: Source, out: Path, options: ImportOptions) -> DatasetDescription:
@@ -70,30 +68,34 @@ def import_source(source: Source, out: Path, options: ImportOptions) -> DatasetD
     def report() -> dict[str, Any]:
         return {"files": [log.report() for log in (*item_logs, *interaction_logs)]}
 
-    description = write_dataset(
+    return write_dataset(
         out,
         items=_items(source, item_logs),
-        interactions=_interactions(source, interaction_logs),
+        interactions=_interactions(source, interaction_logs, any_time=options.any_time),
         options=WriteOptions(
             source=source.format,
-            time_unit=options.time_unit,
+            time_unit=options.time_unit or _time_unit(source.time_unit),
             overwrite=options.overwrite,
             repeated_items=source.repeated_items,
             only_interacted=options.only_interacted,
+            order=options.order,
+            keep_identical=options.keep_identical,
         ),
         report=report,
     )
-    for log in (*item_logs, *interaction_logs):
-        if log.bad_rows:
-            LOGGER.warning("skipped %d bad rows of %d in %s", log.bad_rows, log.rows, log.path)
-    return description
+
+
+def echo_report(description: DatasetDescription) -> None:
+    """Prints what an import found, a sentence a line."""
+    for sentence in description.report["sentences"]:
+        typer.echo(sentence)
 
 
 def _items(source: Source, logs: list[RowLog]) -> Iterator[Item]:
     for (path, read), log in zip(source.item_files, logs, strict=True):
         for row in job.progress(read(path, log), description=f"items of {path.name}", unit="row"):
             try:
-                item = check_item(row, path)
+                item = check_item(row, log)
             except BadRow as error:
                 log.add_bad(row.line, str(error))
                 continue
@@ -102,12 +104,13 @@ def _items(source: Source, logs: list[RowLog]) -> Iterator[Item]:
         log.finish()
 
 
-def _interactions(source: Source, logs: list[RowLog]) -> Iterator[Interaction]:
-    ticks = source.ticks_per_second
+def _interactions(source: Source, logs: list[RowLog], *, any_time: bool) -> Iterator[Interaction]:
+    common = Clock(source.time_unit, any_time=any_time)
     for (path, read), log in zip(source.interaction_files, logs, strict=True):
+        clock = Clock("seconds", any_time=True) if path in source.checked_files else common
         for row in job.progress(read(path, log), description=f"interactions of {path.name}", unit="row"):
             try:
-                interaction = check_interaction(row, ticks)
+                interaction = check_interaction(row, clock)
             except BadRow as error:
                 log.add_bad(row.line, str(error))
                 continue
@@ -116,10 +119,37 @@ def _interactions(source: Source, logs: list[RowLog]) -> Iterator[Interaction]:
         log.finish()
 
 
+class TimeUnitOption(StrEnum):
+    """What the timestamps of a source are."""
+
+    AUTO = "auto"
+    SECONDS = "seconds"
+    MILLISECONDS = "milliseconds"
+    MICROSECONDS = "microseconds"
+    RANK = "rank"
+
+
+class OrderOption(StrEnum):
+    """Which of two interactions of a user with one timestamp came first."""
+
+    AUTO = "auto"
+    OLDEST_FIRST = "oldest-first"
+    NEWEST_FIRST = "newest-first"
+
+
 OUT = Annotated[Path, typer.Option(help="The dataset directory to make.")]
 MAX_BAD = Annotated[float, typer.Option(help="Fraction of a file's rows that may be bad.", min=0.0, max=1.0)]
 OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace the dataset at --out.")]
 ONLY_INTERACTED = Annotated[bool, typer.Option("--only-interacted", help="Leave out items without interactions.")]
+TIME_UNIT = Annotated[TimeUnitOption, typer.Option(help="Of the timestamps; ISO 8601 is taken whatever the unit.")]
+ANY_TIME = Annotated[bool, typer.Option("--any-time", help="Take moments before 1990 and after tomorrow too.")]
+ORDER = Annotated[
+    OrderOption, typer.Option(help="Of the rows of one user with one timestamp: which of them came first.")
+]
+KEEP_IDENTICAL = Annotated[
+    bool,
+    typer.Option("--keep-identical", help="Keep repetitions of one user, item, timestamp and type."),
+]
 
 
 @app.callback()
@@ -136,12 +166,15 @@ def import_canonical(
     out: OUT,
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
-    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    time_unit: TIME_UNIT = TimeUnitOption.AUTO,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
+    order: ORDER = OrderOption.AUTO,
+    keep_identical: KEEP_IDENTICAL = False,
 ) -> None:
     """JSON lines of items and a CSV of interactions: the form for your own data."""
-    source = canonical.source(items, interactions, ticks_per_second=_ticks(time_unit))
-    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+    source = canonical.source(items, interactions, time_unit=time_unit.value)
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order.value, keep_identical))
 
 
 @app.command("events")
@@ -159,10 +192,13 @@ def import_events(
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
 ) -> None:
     """What the service was told (offline.export_events), with what was known before if you like."""
     source = events.source(items, exported, types=event_type or (), interactions=interactions)
-    _run(source, out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
+    # the service tells repeated events by their ids, and logs events in the order in which they came
+    order: Order = "oldest-first"
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order, keep_identical=True))
 
 
 @app.command("amazon")
@@ -173,10 +209,13 @@ def import_amazon(
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
+    order: ORDER = OrderOption.AUTO,
+    keep_identical: KEEP_IDENTICAL = False,
 ) -> None:
-    """Amazon Reviews of 2014, 2018 or 2023 (told by the first review)."""
+    """Amazon Reviews of 2014, 2018 or 2023, or their ratings alone (told by the first review)."""
     source = amazon.source(reviews, metadata)
-    _run(source, out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order.value, keep_identical))
 
 
 @app.command("movielens")
@@ -186,9 +225,13 @@ def import_movielens(
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
+    order: ORDER = OrderOption.AUTO,
+    keep_identical: KEEP_IDENTICAL = False,
 ) -> None:
     """MovieLens: 100K, 1M, 10M, and later ones."""
-    _run(movielens.source(path), out, ImportOptions(max_bad, overwrite, "seconds", only_interacted))
+    source = movielens.source(path)
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order.value, keep_identical))
 
 
 @app.command("pixelrec")
@@ -198,12 +241,15 @@ def import_pixelrec(
     out: OUT,
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
-    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    time_unit: TIME_UNIT = TimeUnitOption.AUTO,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
+    order: ORDER = OrderOption.AUTO,
+    keep_identical: KEEP_IDENTICAL = False,
 ) -> None:
     """PixelRec: CSV files of interactions and item information."""
-    source = pixelrec.source(items, interactions, ticks_per_second=_ticks(time_unit))
-    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+    source = pixelrec.source(items, interactions, time_unit=time_unit.value)
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order.value, keep_identical))
 
 
 @app.command("recbole")
@@ -213,26 +259,27 @@ def import_recbole(
     out: OUT,
     max_bad: MAX_BAD = 0.01,
     overwrite: OVERWRITE = False,
-    time_unit: Annotated[TimeUnitOption, typer.Option(help="Of the timestamps.")] = TimeUnitOption.AUTO,
+    time_unit: TIME_UNIT = TimeUnitOption.AUTO,
     only_interacted: ONLY_INTERACTED = False,
+    any_time: ANY_TIME = False,
+    order: ORDER = OrderOption.AUTO,
+    keep_identical: KEEP_IDENTICAL = False,
 ) -> None:
     """RecBole atomic files, with typed headers."""
-    source = recbole.source(items, interactions, ticks_per_second=_ticks(time_unit))
-    _run(source, out, ImportOptions(max_bad, overwrite, _time_unit(time_unit), only_interacted))
+    source = recbole.source(items, interactions, time_unit=time_unit.value)
+    _run(source, out, ImportOptions(max_bad, overwrite, None, only_interacted, any_time, order.value, keep_identical))
 
 
-def _ticks(option: TimeUnitOption) -> int:
-    return 1000 if option == TimeUnitOption.MILLISECONDS else 1
-
-
-def _time_unit(option: TimeUnitOption) -> TimeUnit | None:
-    if option == TimeUnitOption.AUTO:
+def _time_unit(unit: FileTimeUnit) -> TimeUnit | None:
+    if unit == "auto":
         return None
-    return "rank" if option == TimeUnitOption.RANK else "seconds"
+    return "rank" if unit == "rank" else "seconds"
 
 
 def _run(source: Source, out: Path, options: ImportOptions) -> None:
     description = import_source(source, out, options)
+    echo_report(description)
+    report = description.report
     job.report(
         {
             "dataset": out,
@@ -241,10 +288,16 @@ def _run(source: Source, out: Path, options: ImportOptions) -> None:
             "num_users": description.num_users,
             "num_items": description.num_items,
             "num_interactions": description.num_interactions,
-            "bad_rows": sum(file["bad_rows"] for file in description.report["files"]),
-            "interactions_of_unknown_items": description.report["interactions_of_unknown_items"],
+            "bad_rows": sum(file["bad_rows"] for file in report["files"]),
+            "interactions_of_unknown_items": report["interactions_of_unknown_items"],
+            "identical_interactions": report["identical_interactions"],
+            "untitled_items": _count_findings(report, "untitled_items"),
         }
     )
+
+
+def _count_findings(report: dict[str, Any], kind: FindingKind) -> int:
+    return sum(file["findings"].get(kind, {"count": 0})["count"] for file in report["files"])
 
 
 if __name__ == "__main__":

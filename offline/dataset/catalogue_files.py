@@ -1,25 +1,35 @@
-"""Reads a catalogue from whatever a job is pointed at: a dataset, a Parquet file or JSON lines."""
+"""Reads a catalogue from whatever a job is pointed at: a dataset, a Parquet file or JSON lines.
 
+JSON lines are read as ``offline.import_data`` reads them, but a bad line is refused: a catalogue that goes live must be
+whole.
+"""
+
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.json
 import pyarrow.parquet
 
-from model_store.catalogue.catalogue import Catalogue
+from model_store.catalogue.catalogue import POPULARITY, Catalogue
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import Dataset
+from offline.dataset.formats import canonical
+from offline.dataset.formats.checks import check_item
+from offline.dataset.formats.rows import BadRow, Item, RowLog, shown
+from offline.dataset.item_table import ItemTable
 
-# one JSON line must fit into one block of the reader
-_JSON_BLOCK_BYTES = 64 * 2**20
+LOGGER = logging.getLogger(__name__)
 
 
 def read_catalogue(path: Path) -> Catalogue:
     """Opens the items at a path.
 
     Args:
-        path: A dataset directory, ``*.parquet``, ``*.jsonl`` or ``*.jsonl.gz`` with item_id, title and any
-            attributes.
+        path: A dataset directory, ``*.parquet``, ``*.jsonl`` or ``*.jsonl.gz`` with item_id, title, any attributes,
+            and popularity if that is known.
 
     Raises:
         InvalidInput: There is nothing, or it cannot be read, has no item_id, is empty, or has an id twice.
@@ -28,23 +38,59 @@ def read_catalogue(path: Path) -> Catalogue:
         return Dataset.open(path).catalogue()
     if not path.exists():
         raise InvalidInput(f"no items at {path}: expected a dataset directory, items.parquet or items.jsonl[.gz]")
+    if path.suffix == ".parquet":
+        catalogue = Catalogue.from_table(_read_parquet(path))
+    elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
+        catalogue = Catalogue.from_table(_read_json_lines(path))
+    else:
+        raise InvalidInput(f"items file {path}: expected *.parquet, *.jsonl or *.jsonl.gz")
+    if POPULARITY not in catalogue.table.column_names:
+        LOGGER.warning("%s has no %s: popular items are those at the top of the file", path, POPULARITY)
+    return catalogue
+
+
+def _read_parquet(path: Path) -> pa.Table:
     try:
-        if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
-            table = _read_json_lines(path)
-        else:
-            raise InvalidInput(f"items file {path}: expected *.parquet, *.jsonl or *.jsonl.gz")
+        table = pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"items file {path} cannot be read: {_one_line(error)}") from error
-    return Catalogue.from_table(_with_string_ids(table, path))
+    return _with_string_ids(table, path)
 
 
 def _read_json_lines(path: Path) -> pa.Table:
-    options = pyarrow.json.ReadOptions(block_size=_JSON_BLOCK_BYTES)
-    if path.stat().st_size == 0:
+    log = RowLog(path, max_bad=0)
+    table = ItemTable()
+    popularity: list[int | None] = []
+    try:
+        for item, count in _items(path, log):
+            table.add(item)
+            popularity.append(count)
+    except InvalidInput as error:
+        raise InvalidInput(f"items cannot be read: {error}") from error
+    if not len(table):
         raise InvalidInput(f"items file {path} is empty: expected one JSON object a line")
-    return pyarrow.json.read_json(path, read_options=options)
+    columns = table.to_arrow(np.ones(len(table), dtype=bool))
+    if all(count is None for count in popularity):
+        return columns
+    return columns.append_column(POPULARITY, pa.array(popularity, pa.int64()))
+
+
+def _items(path: Path, log: RowLog) -> Iterator[tuple[Item, int | None]]:
+    for row in canonical.read_items(path, log):
+        try:
+            count = _popularity(row.attributes.pop(POPULARITY, None))
+            yield check_item(row, log, cut_title=True), count
+        except BadRow as error:
+            log.add_bad(row.line, str(error))
+
+
+def _popularity(value: Any) -> int | None:
+    if value is None:
+        return None
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_whole or (isinstance(value, float) and value.is_integer())) or not 0 <= value < 2**63:
+        raise BadRow(f"{POPULARITY} is {shown(value)}, expected a whole number of at least 0")
+    return int(value)
 
 
 def _with_string_ids(table: pa.Table, path: Path) -> pa.Table:
@@ -54,11 +100,20 @@ def _with_string_ids(table: pa.Table, path: Path) -> pa.Table:
         table = table.append_column("title", pa.nulls(len(table), pa.string()))
     for name in ("item_id", "title"):
         column = table.column(name)
-        if not pa.types.is_string(column.type):
-            # ids and titles may be numbers in JSON; a number and its text are the same id
-            position = table.column_names.index(name)
-            table = table.set_column(position, name, column.cast(pa.string()))
+        if pa.types.is_string(column.type):
+            continue
+        if not _is_text_or_number(column.type):
+            raise InvalidInput(
+                f"items file {path}: column {name!r} is {column.type}, expected strings or whole numbers"
+            )
+        # a number and its text are the same id
+        table = table.set_column(table.column_names.index(name), name, column.cast(pa.string()))
     return table
+
+
+def _is_text_or_number(kind: pa.DataType) -> bool:
+    is_text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_dictionary(kind)
+    return is_text or pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
 def _one_line(error: BaseException) -> str:

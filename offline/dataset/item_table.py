@@ -1,5 +1,6 @@
 """Collects items into one Arrow table, whose columns get their types from what is in them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ class ItemTable:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def item_ids(self) -> Iterable[str]:
+        """The ids, in the order in which they were added."""
+        return self._rows
 
     def row_of(self, item_id: str) -> int:
         """The row of an item from 0, or -1."""

@@ -1,12 +1,14 @@
 """Amazon Reviews: 2014 and 2018 (reviewerID, asin, unixReviewTime) and 2023 (user_id, parent_asin, timestamp in ms).
 
+The ratings alone of 2014 and 2018 are CSV files without a header, whose columns are in another order each
+(``amazon_ratings``).
+
 Metadata of 2014 are Python literals rather than JSON, one a line; both are read. In the 2018 metadata some items are
 listed twice, so the first row of an item counts. Averages and counts of ratings and "also bought" lists are left out:
 they were gathered after the reviews, and would tell a model what it is to predict.
 """
 
 import ast
-import html
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import Any, Literal
 import orjson
 
 from model_store.errors import InvalidInput
+from offline.dataset.formats.amazon_ratings import has_ratings_alone, read_ratings
 from offline.dataset.formats.lines import json_objects, records_as_dicts, text_lines
+from offline.dataset.formats.markup import plain_text
 from offline.dataset.formats.rows import RawInteraction, RawItem, RowLog, Source
 
 Release = Literal["2014/2018", "2023"]
 _PRICE = re.compile(r"^\s*\$?\s*([0-9][0-9,]*(?:\.[0-9]+)?)\s*$")
-_TAG = re.compile(r"<[^>]{1,200}>")
 
 
 def source(reviews: Sequence[Path], metadata: Sequence[Path], *, release: Release | None = None) -> Source:
@@ -28,7 +31,7 @@ def source(reviews: Sequence[Path], metadata: Sequence[Path], *, release: Releas
 
     Args:
         reviews: JSON lines; for 2023 also the CSV files of the ready-made splits (``user_id,parent_asin,rating,
-            timestamp``).
+            timestamp``), for 2014 and 2018 those of ratings alone.
         metadata: One object a line.
         release: None = look at the first review. 2014 and 2018 differ in their metadata only, row by row.
 
@@ -44,14 +47,14 @@ def source(reviews: Sequence[Path], metadata: Sequence[Path], *, release: Releas
         format="amazon-2023" if is_2023 else "amazon-2014/2018",
         item_files=tuple((path, read_items) for path in metadata),
         interaction_files=tuple((path, read_reviews) for path in reviews),
-        ticks_per_second=1000 if is_2023 else 1,
+        time_unit="milliseconds" if is_2023 else "seconds",
         repeated_items="first",
     )
 
 
 def _release_of(reviews: Path) -> Release:
     if _is_csv(reviews):
-        return "2023"
+        return "2014/2018" if has_ratings_alone(reviews) else "2023"
     # what is bad about these rows is counted when they are read in earnest
     for _, row in json_objects(reviews, RowLog(reviews, max_bad=1.0)):
         if "reviewerID" in row:
@@ -70,6 +73,9 @@ def _is_csv(path: Path) -> bool:
 
 
 def _read_reviews(path: Path, log: RowLog) -> Iterator[RawInteraction]:
+    if _is_csv(path):
+        yield from read_ratings(path, log)
+        return
     for line, row in json_objects(path, log):
         yield RawInteraction(
             line, row.get("reviewerID"), row.get("asin"), row.get("unixReviewTime"), "review", row.get("overall")
@@ -96,10 +102,10 @@ def _read_items(path: Path, log: RowLog) -> Iterator[RawItem]:
             "categories": categories,
             "brand": _text(row.get("brand")),
             "price": _price(row.get("price")),
-            "description": _joined(row.get("description")),
+            "description": _description(row.get("description")),
             "features": _joined(row.get("feature")),
         }
-        yield RawItem(line, row.get("asin"), _text(row.get("title")), attributes)
+        yield RawItem(line, row.get("asin"), _title(row.get("title")), attributes)
 
 
 def _read_items_2023(path: Path, log: RowLog) -> Iterator[RawItem]:
@@ -110,10 +116,10 @@ def _read_items_2023(path: Path, log: RowLog) -> Iterator[RawItem]:
             "categories": categories,
             "brand": _text(row.get("store")),
             "price": _price(row.get("price")),
-            "description": _joined(row.get("description")),
+            "description": _description(row.get("description")),
             "features": _joined(row.get("features")),
         }
-        yield RawItem(line, row.get("parent_asin"), _text(row.get("title")), attributes)
+        yield RawItem(line, row.get("parent_asin"), _title(row.get("title")), attributes)
 
 
 def _literal_objects(path: Path, log: RowLog) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,6 +155,11 @@ def _path_of(categories: Any) -> list[str]:
     return [text for text in map(_text, categories) if text]
 
 
+def _description(value: Any) -> str | None:
+    """One text, of which the check of every item takes out the markup."""
+    return _title(" ".join(part for part in value if isinstance(part, str)) if isinstance(value, list) else value)
+
+
 def _joined(value: Any) -> str | None:
     if isinstance(value, list):
         return " ".join(text for text in map(_text, value) if text) or None
@@ -157,9 +168,12 @@ def _joined(value: Any) -> str | None:
 
 def _text(value: Any) -> str | None:
     """Plain text: entities resolved, markup and line ends gone."""
-    if not isinstance(value, str):
-        return None
-    return " ".join(_TAG.sub(" ", html.unescape(value)).split()) or None
+    return " ".join(plain_text(value).split()) or None if isinstance(value, str) else None
+
+
+def _title(value: Any) -> str | None:
+    """Without line ends; the markup is taken out, and counted, by the check of every item."""
+    return " ".join(value.split()) or None if isinstance(value, str) else None
 
 
 def _price(value: Any) -> float | None:

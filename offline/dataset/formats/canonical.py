@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offline.dataset.formats.lines import csv_records, header_of, json_objects
-from offline.dataset.formats.rows import RawInteraction, RawItem, RowLog, Source
+from offline.dataset.formats.rows import FileTimeUnit, RawInteraction, RawItem, RowLog, Source
 
 _REQUIRED = ("user_id", "item_id", "timestamp")
 
 
-def source(items: Path, interactions: Path, *, ticks_per_second: int = 1) -> Source:
+def source(items: Path, interactions: Path, *, time_unit: FileTimeUnit = "auto") -> Source:
     """Describes a pair of files in the canonical form."""
     return Source(
         format="canonical",
         item_files=((items, read_items),),
         interaction_files=((interactions, read_interactions),),
-        ticks_per_second=ticks_per_second,
+        time_unit=time_unit,
     )
 
 
 def read_items(path: Path, log: RowLog) -> Iterator[RawItem]:
     """Reads items; an object without ``item_id`` is bad."""
-    for line, fields in json_objects(path, log):
+    for line, fields in json_objects(path, log, unique_keys=True):
         if "item_id" not in fields:
-            log.add_bad(line, f"no item_id, only {sorted(fields)[:10]}")
+            log.add_bad(line, f"no item_id, only {sorted(fields)[:10]}: expected item_id and title")
             continue
         yield RawItem(line, fields.pop("item_id"), fields.pop("title", None), fields)
 

@@ -50,6 +50,8 @@ def source(items: Path, directory: Path, *, types: Collection[str] = (), interac
         format="events",
         item_files=((items, canonical.read_items),),
         interaction_files=(*before, *((path, reader.read) for path in files)),
+        time_unit="seconds",
+        checked_files=frozenset(files),
     )
 
 

@@ -1,13 +1,16 @@
 """Lines, CSV records and JSON objects of plain or gzipped files, in bounded memory and with line numbers."""
 
+import codecs
 import csv
 import gzip
+import itertools
+import json
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 import orjson
 
@@ -18,28 +21,37 @@ _CHUNK_BYTES = 1 << 20
 # far above any honest row; a file without line ends must not fill the memory
 _MAX_LINE_BYTES = 16 << 20
 _MAX_RECORD_LINES = 1_000
+_PEEK_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def text_lines(path: Path, log: RowLog, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, log: RowLog, *, may_be_latin_1: bool = False) -> Iterator[tuple[int, str]]:
     """Yields each line that is not blank with its number, without its line end.
 
     Args:
-        path: Plain or gzipped (told by its content).
+        path: UTF-8, or UTF-16 with a byte order mark; lines end with LF, CRLF or CR; plain or gzipped. All of this
+            is told by the content.
         log: Is told of lines that are too long or not text.
-        encoding: Of the text; a byte order mark is dropped.
+        may_be_latin_1: Whether a line that is not UTF-8 is Latin-1 instead of bad.
 
     Raises:
-        InvalidInput: The file cannot be read, or its compression is damaged.
+        InvalidInput: The file cannot be read, its compression is damaged, or it is no text.
     """
     for number, raw in _byte_lines(path, log):
-        if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-            raw = raw[3:]
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
         try:
-            text = raw.decode(encoding)
+            text = raw.decode()
         except UnicodeDecodeError as error:
-            log.add_bad(number, f"not {encoding} text: {error.reason} at byte {error.start}")
-            continue
+            if not may_be_latin_1:
+                log.add_bad(
+                    number,
+                    f"not utf-8 text: {error.reason} at byte {error.start}; if the file is in another encoding, such "
+                    "as Latin-1, convert it: iconv -f LATIN1 -t UTF-8",
+                )
+                continue
+            text = raw.decode("latin-1")
         text = text.rstrip("\r")
         if text and not text.isspace():
             yield number, text
@@ -81,7 +93,11 @@ def header_of(records: Iterator[tuple[int, list[str]]], path: Path, required: tu
     names = [name.strip() for name in names]
     missing = [name for name in required if name not in names]
     if missing:
-        raise InvalidInput(f"{path}, line 1: the header is {names}, expected the columns {list(required)}")
+        hint = ""
+        for mark, name in (("\t", "tabs"), (";", "semicolons"), ("|", "bars")):
+            if len(names) == 1 and mark in names[0]:
+                hint = f"; the fields are separated by {name}, expected commas"
+        raise InvalidInput(f"{path}, line 1: the header is {names}, expected the columns {list(required)}{hint}")
     return names
 
 
@@ -100,18 +116,57 @@ def records_as_dicts(path: Path, log: RowLog, *, required: tuple[str, ...]) -> I
             yield number, dict(zip(names, fields, strict=True))
 
 
-def json_objects(path: Path, log: RowLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields one JSON object a line."""
+def json_objects(path: Path, log: RowLog, *, unique_keys: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields one JSON object a line.
+
+    Args:
+        path: The file.
+        log: Is told of lines that are no objects.
+        unique_keys: Whether an object that has a key twice is bad, instead of its last value counting.
+    """
     for number, text in text_lines(path, log):
         try:
             content = orjson.loads(text)
+            # more keys than are left may also be those of inner objects, or a text that looks like one
+            if unique_keys and isinstance(content, dict) and text.count('":') > len(content):
+                json.loads(text, object_pairs_hook=_refuse_repeated_keys)
         except orjson.JSONDecodeError as error:
-            log.add_bad(number, f"not JSON: {error}")
+            log.add_bad(number, f"not JSON: {_json_cause(text) or error}")
+            continue
+        except _JsonError as error:
+            log.add_bad(number, str(error))
             continue
         if isinstance(content, dict):
             yield number, content
         else:
             log.add_bad(number, f"a JSON {type(content).__name__}, expected an object")
+
+
+class _JsonError(ValueError):
+    pass
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _JsonError(f"the key {key!r} occurs twice in one object, expected once")
+        seen.add(key)
+
+
+def _json_cause(text: str) -> str | None:
+    """Names what Python writes as JSON and JSON does not know."""
+    try:
+        json.loads(text, parse_constant=_refuse_constant)
+    except _JsonError as error:
+        return str(error)
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _JsonError(f"{name} is no number in JSON, expected a number or null")
 
 
 def _following(
@@ -129,9 +184,11 @@ def _following(
 
 def _byte_lines(path: Path, log: RowLog) -> Iterator[tuple[int, bytes]]:
     number, rest, is_skipping = 0, b"", False
-    with _opened(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            *whole, rest = (rest + chunk).split(b"\n")
+    with _opened(path, log) as file:
+        head, line_end = _head(file, path, log)
+        beginning = (head[at : at + _CHUNK_BYTES] for at in range(0, len(head), _CHUNK_BYTES))
+        for chunk in itertools.chain(beginning, iter(lambda: file.read(_CHUNK_BYTES), b"")):
+            *whole, rest = (rest + chunk).split(line_end)
             for line in whole:
                 number += 1
                 if is_skipping:
@@ -146,18 +203,45 @@ def _byte_lines(path: Path, log: RowLog) -> Iterator[tuple[int, bytes]]:
             yield number + 1, rest
 
 
+def _head(file: BinaryIO, path: Path, log: RowLog) -> tuple[bytes, bytes]:
+    """The beginning of a file, and what its lines end with."""
+    head = file.read(_PEEK_BYTES)
+    if head.count(0) > len(head) // 8:
+        raise InvalidInput(
+            f"{path} is no UTF-8 text: {head.count(0)} of its first {len(head)} bytes are zero; if the file is UTF-16, "
+            "convert it: iconv -f UTF-16LE -t UTF-8"
+        )
+    # the last byte may be half of a CRLF
+    is_bare = b"\r" in head[:-1] and b"\n" not in head
+    if is_bare:
+        log.add_finding("converted_text", 1, "its lines end with CR alone")
+    return head, b"\r" if is_bare else b"\n"
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, log: RowLog) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as plain:
             is_gzip = plain.read(2) == _GZIP_MAGIC
             plain.seek(0)
             if is_gzip:
                 with gzip.open(plain, "rb") as unpacked:
-                    yield cast(BinaryIO, unpacked)  # a GzipFile reads like one, but is not declared as one
+                    # a GzipFile reads like one, but is not declared as one
+                    yield _as_utf_8(cast(BinaryIO, unpacked), log)
             else:
-                yield plain
+                yield _as_utf_8(plain, log)
     except FileNotFoundError as error:
         raise InvalidInput(f"{path} does not exist") from error
+    except UnicodeError as error:
+        raise InvalidInput(f"{path} begins like UTF-16 text and is none: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidInput(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _as_utf_8(file: BinaryIO, log: RowLog) -> BinaryIO:
+    is_utf_16 = file.read(2) in _UTF_16_MARKS
+    file.seek(0)
+    if not is_utf_16:
+        return file
+    log.add_finding("converted_text", 1, "UTF-16")
+    return cast(BinaryIO, codecs.EncodedFile(file, "utf-8", "utf-16"))

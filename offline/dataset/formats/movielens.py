@@ -1,4 +1,7 @@
-"""MovieLens: 100K (u.data, u.item), 1M and 10M (ratings.dat, movies.dat), later ones (ratings.csv, movies.csv)."""
+"""MovieLens: 100K (u.data, u.item), 1M and 10M (ratings.dat, movies.dat), later ones (ratings.csv, movies.csv).
+
+The titles of 100K and 1M are in Latin-1, those of 10M in UTF-8.
+"""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +35,10 @@ def source(directory: Path) -> Source:
         items, ratings = _find(directory, item_name), _find(directory, rating_name)
         if items and ratings:
             return Source(
-                format="movielens", item_files=((items, read_items),), interaction_files=((ratings, read_ratings),)
+                format="movielens",
+                item_files=((items, read_items),),
+                interaction_files=((ratings, read_ratings),),
+                time_unit="seconds",
             )
     pairs = ", ".join(f"{rating_name} with {item_name}" for item_name, _, rating_name, _ in known)
     raise InvalidInput(f"{directory} is not a MovieLens directory: expected in it one of {pairs}, plain or .gz")
@@ -51,7 +57,7 @@ def _read_ratings_dat(path: Path, log: RowLog) -> Iterator[RawInteraction]:
 
 
 def _read_ratings(path: Path, log: RowLog, *, separator: str) -> Iterator[RawInteraction]:
-    for line, text in text_lines(path, log, encoding="latin-1"):
+    for line, text in text_lines(path, log, may_be_latin_1=True):
         fields = text.split(separator)
         if len(fields) != 4:
             log.add_bad(line, f"{len(fields)} fields, expected 4: user, item, rating, timestamp")
@@ -65,7 +71,7 @@ def _read_ratings_csv(path: Path, log: RowLog) -> Iterator[RawInteraction]:
 
 
 def _read_items_100k(path: Path, log: RowLog) -> Iterator[RawItem]:
-    for line, text in text_lines(path, log, encoding="latin-1"):
+    for line, text in text_lines(path, log, may_be_latin_1=True):
         fields = text.split("|")
         if len(fields) != _FIELDS_BEFORE_GENRES + len(_GENRES_100K):
             expected = _FIELDS_BEFORE_GENRES + len(_GENRES_100K)
@@ -76,7 +82,7 @@ def _read_items_100k(path: Path, log: RowLog) -> Iterator[RawItem]:
 
 
 def _read_items_dat(path: Path, log: RowLog) -> Iterator[RawItem]:
-    for line, text in text_lines(path, log, encoding="latin-1"):
+    for line, text in text_lines(path, log, may_be_latin_1=True):
         fields = text.split("::")
         if len(fields) != 3:
             log.add_bad(line, f"{len(fields)} fields, expected 3: movie, title, genres")

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offline.dataset.formats.lines import records_as_dicts
-from offline.dataset.formats.rows import RawInteraction, RawItem, RowLog, Source
+from offline.dataset.formats.rows import FileTimeUnit, RawInteraction, RawItem, RowLog, Source
 
 
-def source(items: Path, interactions: Path, *, ticks_per_second: int = 1) -> Source:
+def source(items: Path, interactions: Path, *, time_unit: FileTimeUnit = "auto") -> Source:
     """Describes a pair of PixelRec files, plain or gzipped."""
     return Source(
         format="pixelrec",
         item_files=((items, _read_items),),
         interaction_files=((interactions, _read_interactions),),
-        ticks_per_second=ticks_per_second,
+        time_unit=time_unit,
     )
 
 

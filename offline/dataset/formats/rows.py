@@ -1,26 +1,22 @@
-"""What every format yields, and the checks that every row passes, whatever its format.
+"""What every format yields, and the log of what was found in a file.
 
 A bad row is skipped, counted, and sampled with its file and line; more than ``max_bad`` of a file's rows end
-the job.
+the job. A finding is about a row that is kept.
 """
 
-import json
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from model_store.errors import InvalidInput
 
-MAX_ID_CHARACTERS = 256
-MAX_TITLE_CHARACTERS = 10_000
-MAX_ATTRIBUTE_CHARACTERS = 10_000
-MAX_LIST_ENTRIES = 1_000
-END_OF_TIME = 4_102_444_800  # 2100-01-01 in seconds
 _MAX_SAMPLES = 20
 _MAX_SHOWN = 60
 _HOPELESS_ROWS = 1_000
+
+FileTimeUnit = Literal["auto", "seconds", "milliseconds", "microseconds", "rank"]
+FindingKind = Literal["untitled_items", "cleaned_titles", "cleaned_descriptions", "missing_numbers", "converted_text"]
 
 
 class BadRow(Exception):
@@ -70,6 +66,19 @@ class Item(NamedTuple):
 
 
 @dataclass
+class Finding:
+    """Something worth telling about rows that are kept.
+
+    Attributes:
+        count: Of such rows.
+        samples: The first ones: line and detail.
+    """
+
+    count: int = 0
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
 class RowLog:
     """Counts the rows of one file.
 
@@ -79,6 +88,7 @@ class RowLog:
         rows: Rows seen, bad ones included.
         bad_rows: Bad ones.
         samples: The first bad ones: line and reason.
+        findings: What was found in rows that are kept, by kind.
     """
 
     path: Path
@@ -86,6 +96,14 @@ class RowLog:
     rows: int = 0
     bad_rows: int = 0
     samples: list[dict[str, Any]] = field(default_factory=list)
+    findings: dict[FindingKind, Finding] = field(default_factory=dict)
+
+    def add_finding(self, kind: FindingKind, line: int, detail: str = "") -> None:
+        """Counts a row that is kept."""
+        finding = self.findings.setdefault(kind, Finding())
+        finding.count += 1
+        if len(finding.samples) < _MAX_SAMPLES:
+            finding.samples.append({"line": line, "detail": detail})
 
     def add_bad(self, line: int, reason: str) -> None:
         """Counts a row as seen and bad.
@@ -111,17 +129,23 @@ class RowLog:
 
     def report(self) -> dict[str, Any]:
         """For ``dataset.json``."""
-        return {"file": str(self.path), "rows": self.rows, "bad_rows": self.bad_rows, "samples": self.samples}
+        return {
+            "file": str(self.path),
+            "rows": self.rows,
+            "bad_rows": self.bad_rows,
+            "samples": self.samples,
+            "findings": {kind: asdict(finding) for kind, finding in self.findings.items()},
+        }
 
     def _is_past_limit(self, limit: float) -> bool:
         return self.bad_rows > limit * self.rows
 
     def _fail(self) -> None:
         first = self.samples[0]
-        raise InvalidInput(
-            f"{self.path}, line {first['line']}: {first['reason']}; {self.bad_rows} of {self.rows} rows are "
-            f"bad, more than --max-bad {self.max_bad:g} allows"
-        )
+        message = f"{self.path}, line {first['line']}: {first['reason']}"
+        if self.max_bad:
+            message += f"; {self.bad_rows} of {self.rows} rows are bad, more than --max-bad {self.max_bad:g} allows"
+        raise InvalidInput(message)
 
 
 ItemReader = Callable[[Path, RowLog], Iterator[RawItem]]
@@ -136,121 +160,20 @@ class Source:
         format: Name of the format.
         item_files: With the reader of each.
         interaction_files: With the reader of each; their order is the input order.
-        ticks_per_second: Of the timestamps: 1 for seconds (and ranks), 1000 for milliseconds.
+        time_unit: Of the timestamps in the files; ``auto`` if the files may have seconds or ranks.
+        checked_files: Interaction files whose timestamps are known to be seconds, whatever the year.
         repeated_items: Whether an item id that occurs twice is an error, or its first row counts.
     """
 
     format: str
     item_files: tuple[tuple[Path, ItemReader], ...]
     interaction_files: tuple[tuple[Path, InteractionReader], ...]
-    ticks_per_second: int = 1
+    time_unit: FileTimeUnit = "auto"
+    checked_files: frozenset[Path] = frozenset()
     repeated_items: Literal["error", "first"] = "error"
 
 
-def check_item(row: RawItem, path: Path) -> Item:
-    """Checks and types an item of a file.
-
-    Raises:
-        BadRow: No id, or a text that is far too long.
-    """
-    title = "" if row.title is None else str(row.title).strip()
-    if len(title) > MAX_TITLE_CHARACTERS:
-        raise BadRow(f"a title of {len(title)} characters, expected at most {MAX_TITLE_CHARACTERS}")
-    attributes = {}
-    for name, value in row.attributes.items():
-        typed = _attribute_value(value)
-        if typed is not None:
-            attributes[name] = typed
-    return Item(_identifier(row.item_id, "item_id"), title, attributes, f"{path}, line {row.line}")
-
-
-def check_interaction(row: RawInteraction, ticks_per_second: int) -> Interaction:
-    """Checks and types an interaction.
-
-    Raises:
-        BadRow: An id is missing, or a number is none or out of range.
-    """
-    return Interaction(
-        _identifier(row.user_id, "user_id"),
-        _identifier(row.item_id, "item_id"),
-        _seconds(row.timestamp, ticks_per_second),
-        _identifier(row.type, "type") if row.type else None,
-        None if row.rating is None or row.rating == "" else _rating(row.rating),
-    )
-
-
-def _identifier(value: Any, name: str) -> str:
-    if type(value) is not str:
-        if type(value) is not int:
-            raise BadRow(f"{name} is {_shown(value)}, expected a text or a whole number")
-        value = str(value)
-    if not value or value.isspace():
-        raise BadRow(f"{name} is empty")
-    if len(value) > MAX_ID_CHARACTERS:
-        raise BadRow(f"{name} has {len(value)} characters, expected at most {MAX_ID_CHARACTERS}")
-    return value
-
-
-def _seconds(value: Any, ticks_per_second: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        # int() of a float or text first: exact, and by far the most frequent case
-        ticks = int(value) if not isinstance(value, float) else math.floor(value)
-    except (TypeError, ValueError, OverflowError):
-        ticks = _floor_of_text(value)
-    seconds = ticks // ticks_per_second
-    if not 0 <= seconds < END_OF_TIME:
-        hint = ""
-        if ticks_per_second == 1 and 0 <= seconds // 1000 < END_OF_TIME:
-            hint = " (milliseconds? use --time-unit milliseconds)"
-        raise BadRow(f"timestamp {_shown(value)} is not between the years 1970 and 2100{hint}")
-    return seconds
-
-
-def _floor_of_text(value: Any) -> int:
-    try:
-        return math.floor(float(value)) if isinstance(value, str) else _not_a_timestamp(value)
-    except (ValueError, OverflowError):
-        return _not_a_timestamp(value)
-
-
-def _not_a_timestamp(value: Any) -> int:
-    raise BadRow(f"timestamp {_shown(value)} is not a number")
-
-
-def _rating(value: Any) -> float:
-    try:
-        rating = float(value)
-    except (TypeError, ValueError) as error:
-        raise BadRow(f"rating {_shown(value)} is not a number") from error
-    if not math.isfinite(rating):
-        raise BadRow(f"rating {_shown(value)} is not a finite number")
-    return rating
-
-
-def _attribute_value(value: Any) -> Any:
-    """As bool, int, float, str or list[str]; None if there is nothing in it."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.strip()[:MAX_ATTRIBUTE_CHARACTERS] or None
-    if isinstance(value, list | tuple):
-        entries = [entry if isinstance(entry, str) else _as_text(entry) for entry in value[:MAX_LIST_ENTRIES]]
-        return [entry.strip()[:MAX_ATTRIBUTE_CHARACTERS] for entry in entries if entry.strip()] or None
-    return _as_text(value)[:MAX_ATTRIBUTE_CHARACTERS] or None if value else None
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message: cut if it is long."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_store.errors import InvalidInput
-from offline.dataset import writer as dataset_writer
+from offline.dataset import log_sort
 from offline.dataset.dataset import INTERACTION_SCHEMA, Dataset
 from offline.dataset.formats.rows import Interaction, Item
 from offline.dataset.writer import WriteOptions, write_dataset
@@ -73,8 +73,8 @@ def test_external_sort_equals_a_stable_sort_in_memory(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dataset_writer, "_ROWS_PER_SPILL", rows_per_spill)
-    monkeypatch.setattr(dataset_writer, "_ROWS_PER_GROUP", 5)
+    monkeypatch.setattr(log_sort, "_ROWS_PER_SPILL", rows_per_spill)
+    monkeypatch.setattr(log_sort, "_ROWS_PER_GROUP", 5)
     log = [*log, ("other", "a", 0)]
     out = tmp_path_factory.mktemp("sort") / "out"
     if len({user for user, _, _ in log}) < 2:

@@ -147,3 +147,55 @@ def test_reviews_of_no_known_release_are_refused(tmp_path: Path) -> None:
         amazon.source([reviews], [reviews])
     with pytest.raises(InvalidInput, match="has no reviews"):
         amazon.source([write_text(tmp_path / "empty.json", "")], [reviews])
+
+
+RATINGS_2014 = "A39HTATAQ9V7YF,0205616461,5.0,1369699200\nAB1CDEF2G3HIJ,B002OVV7F0,3.0,1369699201\n"
+RATINGS_2018 = "0205616461,A39HTATAQ9V7YF,5.0,1369699200\nB002OVV7F0,AB1CDEF2G3HIJ,3.0,1369699201\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RATINGS_2014,
+        RATINGS_2018,
+        f"UserId,ProductId,Rating,Timestamp\n{RATINGS_2014}",
+        f"item,user,rating,timestamp\n{RATINGS_2018}",
+    ],
+)
+def test_ratings_alone_are_read_in_either_order(tmp_path: Path, text: str) -> None:
+    rows = [{"asin": "0205616461", "title": "Book"}, {"asin": "B002OVV7F0", "title": "Brush"}]
+
+    dataset = _import(
+        tmp_path, write_text(tmp_path / "ratings.csv", text), write_json_lines(tmp_path / "meta.json", rows)
+    )
+
+    found = [(row["user_id"], row["item_id"], row["timestamp"], row["rating"]) for row in _interactions(dataset)]
+    assert found == [
+        ("A39HTATAQ9V7YF", "0205616461", 1369699200, 5.0),
+        ("AB1CDEF2G3HIJ", "B002OVV7F0", 1369699201, 3.0),
+    ]
+
+
+def test_ratings_whose_order_cannot_be_told_are_blamed_and_not_the_metadata(tmp_path: Path) -> None:
+    ratings = write_text(tmp_path / "ratings.csv", "anna,lamp,5.0,1369699200\nbert,desk,4.0,1369699201\n")
+    metadata = write_json_lines(tmp_path / "meta.json", [{"asin": "lamp", "title": "Lamp"}])
+
+    with pytest.raises(InvalidInput, match=r"ratings\.csv: which column is the user and which the item cannot be told"):
+        _import(tmp_path, ratings, metadata)
+
+
+def test_the_markup_of_titles_and_descriptions_is_taken_out_and_counted(tmp_path: Path) -> None:
+    metadata = write_json_lines(
+        tmp_path / "meta.json",
+        [
+            {"asin": "A1", "title": "Lamp<script>x()</script> &amp;amp; more", "description": ["<i>old</i>", "oak"]},
+            {"asin": "A2", "title": "a < b"},
+        ],
+    )
+
+    dataset = _import(tmp_path, write_json_lines(tmp_path / "reviews.json", REVIEWS_2018), metadata)
+
+    assert dataset.catalogue().fields(1) == {"title": "Lamp & more", "description": "old oak"}
+    assert dataset.catalogue().fields(2) == {"title": "a < b"}
+    findings = dataset.report["files"][0]["findings"]
+    assert (findings["cleaned_titles"]["count"], findings["cleaned_descriptions"]["count"]) == (1, 1)

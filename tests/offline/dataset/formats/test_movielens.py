@@ -24,12 +24,17 @@ def _write_1m(folder: Path) -> None:
     (folder / "movies.dat").write_bytes("1::Café Story (1995)::Children's|Comedy\n".encode("latin-1"))
 
 
+def _write_10m(folder: Path) -> None:
+    write_text(folder / "ratings.dat", "7::1::5::881250949\n8::1::3::881250950\n")
+    write_text(folder / "movies.dat", "1::Café Story (1995)::Children's|Comedy\n")
+
+
 def _write_csv(folder: Path) -> None:
     write_text(folder / "ratings.csv", "userId,movieId,rating,timestamp\n7,1,5.0,881250949\n8,1,3.0,881250950\n")
     write_text(folder / "movies.csv", 'movieId,title,genres\n1,"Café Story (1995)",Children\'s|Comedy\n')
 
 
-@pytest.mark.parametrize("write", [_write_100k, _write_1m, _write_csv])
+@pytest.mark.parametrize("write", [_write_100k, _write_1m, _write_10m, _write_csv])
 def test_every_release_gives_the_same_dataset(tmp_path: Path, write: object) -> None:
     write(tmp_path / "ml")  # type: ignore[operator]
 

@@ -50,8 +50,18 @@ def test_headers_that_do_not_fit_are_refused(tmp_path: Path, header: str, messag
 
 
 def test_rows_that_do_not_fit_the_header_are_bad(tmp_path: Path) -> None:
-    dataset = _import(tmp_path, items=f"{ITEMS}i3\tX\tlate\t\t\ni4\tX\n", max_bad=0.5)
+    dataset = _import(tmp_path, items=f"{ITEMS}i4\tX\n", max_bad=0.5)
 
-    reasons = [sample["reason"] for sample in dataset.report["files"][0]["samples"]]
-    assert "not a number where the header says float" in reasons[0]
-    assert "2 fields, expected 5" in reasons[1]
+    assert "2 fields, expected 5" in dataset.report["files"][0]["samples"][0]["reason"]
+
+
+@pytest.mark.parametrize("price", ["—", "$7.00", "late", "7,00", "1.2.3"])
+def test_what_is_no_number_where_the_header_says_float_is_missing_and_counted(tmp_path: Path, price: str) -> None:
+    items = f"item_id:token\ttitle:token_seq\tprice:float\ni1\tA\t{price}\ni2\tB\t7\n"
+    log = f"user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\ti1\t{price}\t5\nu2\ti2\t3\t6\n"
+
+    dataset = _import(tmp_path, items=items, log=log)
+
+    assert dataset.items.column("price").to_pylist() == [None, 7.0]
+    assert [file["findings"]["missing_numbers"]["count"] for file in dataset.report["files"]] == [1, 1]
+    assert any(f"x.item, in line 2: price is '{price}'" in sentence for sentence in dataset.report["sentences"])
