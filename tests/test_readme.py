@@ -128,7 +128,7 @@ def test_every_target_of_the_makefile_that_the_readme_names_exists() -> None:
 def test_the_changelog_starts_with_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version[1]
+    assert re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version[1]
 
 
 def _post(url: str, body: dict[str, object]) -> dict[str, object]:
