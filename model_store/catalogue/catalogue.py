@@ -103,7 +103,7 @@ class Catalogue:
     def indices_of(self, item_ids: Iterable[str]) -> np.ndarray:
         """(len(item_ids),) int64, ``index_of`` for each."""
         get = self._index_by_id.get
-        return np.fromiter((get(item_id, 0) for item_id in item_ids), dtype=np.int64)
+        return np.array([get(item_id, 0) for item_id in item_ids], dtype=np.int64)
 
     def id_of(self, item_index: int) -> str:
         """The id of an item.
@@ -149,12 +149,11 @@ class Catalogue:
         Raises:
             InvalidInput: There is no such column.
         """
-        column = self.column(name)
-        kept = self._kept_values[name]
+        kept = self._kept_values.get(name, {})
         try:
             return [kept[item_index] for item_index in item_indices]
         except KeyError:
-            values = column.take(pa.array(np.array(item_indices, dtype=np.int64) - 1)).to_pylist()
+            values = self.column(name).take(pa.array(np.array(item_indices, dtype=np.int64) - 1)).to_pylist()
         if len(kept) >= _MAX_KEPT_VALUES:
             kept.clear()
         kept.update(zip(item_indices, values, strict=True))

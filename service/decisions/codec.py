@@ -7,7 +7,6 @@ needed first: reasons, then the history and the excluded items, of which number 
 import base64
 import hashlib
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +19,7 @@ import orjson
 from service.decisions.plain import from_plain, to_plain
 from service.decisions.record import Decision
 from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord
+from service.people.history_store import Events
 from service.recommend.ask import Boost, Interaction, Pin, Query, ScenarioRef, SegmentWish
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
 
@@ -74,21 +74,17 @@ def query_of(document: dict[str, Any]) -> Query:
     return replace(query, exclude_item_ids=tuple(excluded["item_ids"]))
 
 
-def interactions_of(document: dict[str, Any]) -> list[Interaction] | None:
+def events_of(document: dict[str, Any]) -> Events | None:
     """The history of a document, oldest first; None if only its hash was kept."""
     history = document["history"]
     if history["item_ids"] is None:
         return None
-    types = history["types"] or [None] * len(history["item_ids"])
-    return [
-        Interaction(item_id, timestamp, kind)
-        for item_id, timestamp, kind in zip(history["item_ids"], history["timestamps"], types, strict=True)
-    ]
+    return Events(history["item_ids"], history["timestamps"], history["types"] or [None] * len(history["item_ids"]))
 
 
-def hash_of(interactions: Sequence[Interaction]) -> str:
+def hash_of(events: Events) -> str:
     """SHA-256 of a history, in hexadecimal digits."""
-    rows = [(one.item_id, one.timestamp, one.type) for one in interactions]
+    rows = list(zip(events.item_ids, events.timestamps, events.types, strict=True))
     return hashlib.sha256(orjson.dumps(rows)).hexdigest()
 
 
@@ -155,19 +151,18 @@ def _service_version() -> str:
 
 def _history(decision: Decision, *, is_whole: bool) -> dict[str, Any]:
     ask, known = decision.ask, decision.known
-    interactions, is_own = known.past.interactions, ask.query.history is not None
+    events, is_own = known.past.events, ask.query.history is not None
     # Of two owners only one is erased with the record, so it must not hold what the other did.
     if len(ask.owners) > 1 and not is_own:
         is_whole = False
-    types = [one.type for one in interactions]
     return {
         "is_own": is_own,
         "is_current": known.past.is_current,
-        "length": len(interactions),
+        "length": len(events),
         "known": len(known.history.item_indices),
         "read": len(known.read_items),
-        "sha256": hash_of(interactions),
-        "item_ids": [one.item_id for one in interactions] if is_whole else None,
-        "timestamps": [one.timestamp for one in interactions] if is_whole else None,
-        "types": types if is_whole and any(types) else None,
+        "sha256": hash_of(events),
+        "item_ids": list(events.item_ids) if is_whole else None,
+        "timestamps": list(events.timestamps) if is_whole else None,
+        "types": list(events.types) if is_whole and any(events.types) else None,
     }

@@ -13,11 +13,12 @@ import numpy as np
 from model_store.encoding import UserEncoder
 from model_store.errors import InvalidInput
 from model_store.people.histories import History
-from service.decisions.codec import SCHEMA_VERSION, embedding_of, hash_of, interactions_of, query_of
+from service.decisions.codec import SCHEMA_VERSION, embedding_of, events_of, hash_of, query_of
 from service.engine.batcher import Encoded, Ran
 from service.engine.served_bundle import ServedBundle
 from service.errors import ModelUnavailable
 from service.people.hidden_set import HiddenItems
+from service.people.history_store import Events
 from service.people.known_history import known_history
 from service.people.remembered import LastKnown
 from service.recommend.ask import (
@@ -130,14 +131,14 @@ def _pair(item: RankedItem) -> tuple[str, float]:
     return item.item_id, item.score
 
 
-def _checked_history(document: dict[str, Any], interactions: Sequence[Interaction] | None) -> Sequence[Interaction]:
-    kept, length = interactions_of(document), document["history"]["length"]
+def _checked_history(document: dict[str, Any], stored: Sequence[Interaction] | None) -> Events:
+    kept, length = events_of(document), document["history"]["length"]
     if kept is not None:
         return kept
-    if interactions is None:
+    if stored is None:
         raise ValueError(f"its history of {length} interactions was not kept, only its hash")
     # What was reported since then comes after it.
-    first = interactions[:length]
+    first = Events.from_rows(stored[:length])
     if hash_of(first) != document["history"]["sha256"]:
         raise ValueError(f"its history of {length} interactions was not kept, and the stored one is another by now")
     return first

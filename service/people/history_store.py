@@ -1,10 +1,11 @@
 """What the service asks of a store of histories; plain values, no Redis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from model_store.people.owner import Owner
+from service.recommend.ask import Interaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,36 @@ class Event:
         if (self.user_id is None) == (self.session_id is None):
             raise ValueError("an event belongs to a user or to a session, and not to both")
         return Owner(self.user_id) if self.user_id is not None else Owner(self.session_id or "", is_session=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What of a history an answer depends on, by column; entry by entry they are ``Interaction``s.
+
+    Attributes:
+        item_ids: (L,) oldest first; they need not be in the catalogue.
+        timestamps: (L,) seconds since 1970; None where nobody said.
+        types: (L,) what happened; None where nobody said.
+    """
+
+    item_ids: Sequence[str] = ()
+    timestamps: Sequence[int | None] = ()
+    types: Sequence[str | None] = ()
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[Interaction]:
+        return map(Interaction, self.item_ids, self.timestamps, self.types)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Interaction | Event]) -> "Events":
+        """Of entries, oldest first."""
+        columns = [(row.item_id, row.timestamp, row.type) for row in rows]
+        return cls(*zip(*columns, strict=True)) if columns else NO_EVENTS
+
+
+NO_EVENTS = Events()
 
 
 @dataclass(frozen=True, slots=True)

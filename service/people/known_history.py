@@ -12,6 +12,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import Aged, AgedCache
+from service.people.history_store import Events
 from service.recommend.ask import Interaction
 
 # The newest interactions that are kept of one user, whatever the history store keeps.
@@ -27,19 +28,20 @@ def in_order(history: Sequence[Interaction]) -> Sequence[Interaction]:
     return sorted(history, key=lambda interaction: interaction.timestamp or 0)
 
 
-def known_history(catalogue: Catalogue, interactions: Sequence[Interaction]) -> History:
-    """All interactions with items of the catalogue; how many of them are read is for the encoder to say.
+def known_history(catalogue: Catalogue, events: Events) -> History:
+    """All events with items of the catalogue; how many of them are read is for the encoder to say.
 
     Args:
         catalogue: Of the bundle that answers.
-        interactions: Oldest first.
+        events: Oldest first.
 
     Returns:
         (L,) items and timestamps, of nobody; L is 0 where nothing is known.
     """
-    indices = catalogue.indices_of(interaction.item_id for interaction in interactions)
+    indices, timestamps = catalogue.indices_of(events.item_ids), _filled(events.timestamps)
+    if indices.all():
+        return History(indices, timestamps)
     is_known = indices > 0
-    timestamps = _filled([interaction.timestamp for interaction in interactions])
     return History(indices[is_known], timestamps[is_known])
 
 
@@ -47,10 +49,10 @@ def known_history(catalogue: Catalogue, interactions: Sequence[Interaction]) -> 
 class ReadHistory:
     """A stored history as it was read.
 
-    Interactions are kept as JSON: a tenth of what Python's objects take.
+    Events are kept as JSON: a tenth of what Python's objects take.
 
     Attributes:
-        packed: The interactions, oldest first.
+        packed: The events, oldest first.
         version: Of the stored history; None where not all of it is here.
     """
 
@@ -58,13 +60,15 @@ class ReadHistory:
     version: bytes | None = None
 
     @classmethod
-    def of(cls, interactions: Sequence[Interaction], version: bytes | None = None) -> "ReadHistory":
-        """Packs interactions, oldest first; of very many the newest."""
-        return cls(_packed(interactions), version if len(interactions) <= _MAX_KEPT else None)
+    def pack(cls, events: Events, version: bytes | None = None) -> "ReadHistory":
+        """Packs events, oldest first; of very many the newest."""
+        columns = (events.item_ids, events.timestamps, events.types)
+        packed = orjson.dumps([column[-_MAX_KEPT:] for column in columns])
+        return cls(packed, version if len(events) <= _MAX_KEPT else None)
 
-    def interactions(self) -> list[Interaction]:
+    def events(self) -> Events:
         """As they were read."""
-        return [Interaction(*row) for row in orjson.loads(self.packed)]
+        return Events(*orjson.loads(self.packed))
 
 
 class LastHistories:
@@ -114,8 +118,8 @@ class LastHistories:
         pieces = [] if kept is None else list(kept.value)
         if len(pieces) >= _MAX_PIECES:
             # as of now: what is read meanwhile may lack some of it
-            pieces = [(self._clock(), ReadHistory.of(_together(pieces)))]
-        self._put(owner, [*pieces, (self._clock(), ReadHistory.of(interactions))])
+            pieces = [(self._clock(), ReadHistory.pack(Events.from_rows(_together(pieces))))]
+        self._put(owner, [*pieces, (self._clock(), ReadHistory.pack(Events.from_rows(interactions)))])
 
     def last(self, owner: Owner) -> Aged[Sequence[Interaction]] | None:
         """What is known of somebody, oldest first."""
@@ -134,19 +138,16 @@ class LastHistories:
         self._cache.put(owner.hash, tuple(pieces), sum(len(piece.packed) + 128 for _, piece in pieces))
 
 
-def _packed(interactions: Sequence[Interaction]) -> bytes:
-    newest = interactions[-_MAX_KEPT:]
-    return orjson.dumps([(entry.item_id, entry.timestamp, entry.type) for entry in newest])
-
-
 def _together(pieces: Sequence[tuple[float, ReadHistory]]) -> list[Interaction]:
     # What was reported while a history was read is in both.
-    interactions = list(dict.fromkeys(chain.from_iterable(piece.interactions() for _, piece in pieces)))
+    interactions = list(dict.fromkeys(chain.from_iterable(piece.events() for _, piece in pieces)))
     return sorted(interactions, key=lambda entry: entry.timestamp or 0)[-_MAX_KEPT:]
 
 
 def _filled(timestamps: Sequence[int | None]) -> np.ndarray:
     """(L,) int64; a missing one is that of the entry before it, or the first one there is, or 0."""
+    if None not in timestamps:
+        return np.array(timestamps, dtype=np.int64)
     previous = next((timestamp for timestamp in timestamps if timestamp is not None), 0)
     filled = np.empty(len(timestamps), dtype=np.int64)
     for at, timestamp in enumerate(timestamps):

@@ -39,10 +39,12 @@ class Repeat:
     Attributes:
         answered: The answer.
         trace: What to tell of it when it is given again: its warnings and counts, and no times.
+        num_bytes: What it takes, about.
     """
 
     answered: Answered
     trace: Trace
+    num_bytes: int
 
 
 class Repeats:
@@ -96,10 +98,10 @@ class Repeats:
         again = replace(trace, steps=(StepNote(SOURCE_MODEL, _REPEATED),), timing=Timing())
         kept = self._cache.get(owner.hash)
         answers = {} if kept is None else {name: one for name, one in kept.value.items() if name != key}
-        answers[key] = Repeat(answered, again)
+        answers[key] = Repeat(answered, again, _num_bytes(answered))
         for oldest in list(answers)[:-_MAX_QUESTIONS]:
             del answers[oldest]
-        self._cache.put(owner.hash, answers, sum(map(_num_bytes, answers.values())))
+        self._cache.put(owner.hash, answers, sum(one.num_bytes for one in answers.values()))
 
     def forget(self, owner_hash: str) -> int:
         """Drops all answers of somebody, and says how many."""
@@ -110,8 +112,8 @@ class Repeats:
         self._cache.clear()
 
 
-def _num_bytes(repeat: Repeat) -> int:
-    items = repeat.answered.items
+def _num_bytes(answered: Answered) -> int:
+    items = answered.items
     fields = len(orjson.dumps([item.fields for item in items], default=str))
     reasons = sum(len(item.reasons) for item in items)
     return fields + (len(items) + reasons) * _ITEM_BYTES

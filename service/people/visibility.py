@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from model_store.people.owner import Owner
+from service.people.history_store import Events
 from service.recommend.ask import Interaction
 
 _MAX_WAITING = 10_000
@@ -42,18 +43,18 @@ class EventVisibility:
             if len(self._waiting) > _MAX_WAITING:
                 self._waiting.popitem(last=False)
 
-    def answered(self, owners: Sequence[Owner], interactions: Sequence[Interaction]) -> None:
+    def answered(self, owners: Sequence[Owner], events: Events) -> None:
         """An answer to these owners was made of this history, oldest first."""
         for owner in owners if self._waiting else ():
             waiting = self._waiting.get(owner.hash)
             if waiting is None:
                 continue
             item_id, timestamp, since = waiting
-            if any(one.item_id == item_id and one.timestamp == timestamp for one in reversed(interactions)):
+            if (item_id, timestamp) in zip(events.item_ids, events.timestamps, strict=True):
                 del self._waiting[owner.hash]
                 if self._became_visible is not None:
                     self._became_visible(self._clock() - since)
-            elif _is_older(timestamp, interactions):
+            elif _is_older(timestamp, events):
                 # it came late and did not make it into what is kept
                 del self._waiting[owner.hash]
 
@@ -66,6 +67,6 @@ class EventVisibility:
         self._waiting.clear()
 
 
-def _is_older(timestamp: int | None, interactions: Sequence[Interaction]) -> bool:
-    oldest = interactions[0].timestamp if interactions else None
+def _is_older(timestamp: int | None, events: Events) -> bool:
+    oldest = events.timestamps[0] if events else None
     return timestamp is not None and oldest is not None and timestamp < oldest

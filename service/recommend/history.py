@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
 from service.people.embeddings import Aged
-from service.people.history_store import HistoryReader, StoredHistory
+from service.people.history_store import Events, HistoryReader, StoredHistory
 from service.people.known_history import ReadHistory, in_order
 from service.people.remembered import LastKnown
 from service.recommend.ask import Ask, Interaction
@@ -46,7 +46,7 @@ class HistorySource:
             HistoryUnavailable: The stored history cannot be read, and nothing is to be served without it.
         """
         if ask.query.history is not None:
-            return Past(in_order(ask.query.history)), NOTHING
+            return Past(Events.from_rows(in_order(ask.query.history))), NOTHING
         if not ask.owners:
             return NO_PAST, NOTHING
         started = time.perf_counter()
@@ -73,11 +73,11 @@ class HistorySource:
         histories = []
         for owner, last, one in zip(ask.owners, known, stored, strict=True):
             if last is not None and one.is_unchanged:
-                interactions, history = last.interactions(), last
+                events, history = last.events(), last
             else:
-                interactions = [Interaction(event.item_id, event.timestamp, event.type) for event in one.events]
-                history = ReadHistory.of(interactions, one.version)
-            histories.append(interactions)
+                events = Events.from_rows(one.events)
+                history = ReadHistory.pack(events, one.version)
+            histories.append(events)
             if num_forgotten == self._last_known.num_forgotten:
                 self._last_known.histories.keep(owner, history, asked_at=asked_at)
         return Past(_together(histories), stored[0].version if len(stored) == 1 else None), trace
@@ -92,23 +92,23 @@ class HistorySource:
 
     def _last_known_past(self, owners: Sequence[Owner]) -> tuple[Past, Trace]:
         last = [kept for owner in owners if (kept := self._last_known.histories.last(owner)) is not None]
-        interactions = _together([kept.value for kept in last])
-        trace = note("history", "unavailable") + failure("history_unavailable", _warning(last, interactions))
-        return Past(interactions, is_current=False), trace
+        events = _together([Events.from_rows(kept.value) for kept in last])
+        trace = note("history", "unavailable") + failure("history_unavailable", _warning(last, len(events)))
+        return Past(events, is_current=False), trace
 
 
-def _together(histories: Sequence[Sequence[Interaction]]) -> Sequence[Interaction]:
+def _together(histories: Sequence[Events]) -> Events:
     """One history of several, each oldest first."""
     if len(histories) == 1:
         return histories[0]
-    return in_order([interaction for history in histories for interaction in history])
+    return Events.from_rows(in_order([interaction for history in histories for interaction in history]))
 
 
-def _warning(last: Sequence[Aged[Sequence[Interaction]]], interactions: Sequence[Interaction]) -> str:
-    if not interactions:
+def _warning(last: Sequence[Aged[Sequence[Interaction]]], num_events: int) -> str:
+    if not num_events:
         return "the stored history cannot be read, so seen items are not known"
     age_seconds = max(kept.age_seconds for kept in last)
     return (
-        f"the stored history cannot be read; the last one known here, of {len(interactions)} interactions and "
+        f"the stored history cannot be read; the last one known here, of {num_events} interactions and "
         f"{age_seconds:.0f} s ago, says what was seen"
     )

@@ -1,13 +1,12 @@
 """What is known when an answer is made: the history, and what operators have hidden."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from model_store.people.histories import History
 from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
-from service.recommend.ask import Interaction
+from service.people.history_store import NO_EVENTS, Events
 
 _NO_ITEMS = np.empty(0, dtype=np.int64)
 _NO_HISTORY = History(_NO_ITEMS, _NO_ITEMS)
@@ -18,12 +17,12 @@ class Past:
     """A history as it was read.
 
     Attributes:
-        interactions: Oldest first: those in the request, else the stored ones, else the last known ones.
+        events: Oldest first: those in the request, else the stored ones, else the last known ones.
         version: Of the stored history; None where it is none, or one of several owners.
         is_current: False where the stored history could not be read. The model is not asked then.
     """
 
-    interactions: Sequence[Interaction] = ()
+    events: Events = NO_EVENTS
     version: bytes | None = None
     is_current: bool = True
 

@@ -20,12 +20,11 @@ import orjson
 from model_store.people.owner import Owner
 from service.engine.served_bundle import ServedBundle
 from service.errors import Gone, InvalidRequest
-from service.people.history_store import HistoryReader
+from service.people.history_store import NO_EVENTS, Events, HistoryReader
 from service.people.known_history import known_history
 from service.recommend.ask import (
     DEFAULT_FIELDS,
     Assignment,
-    Interaction,
     Query,
     RankedItem,
     Recommendation,
@@ -276,17 +275,17 @@ class Pages:
                 return served
         raise Gone("cursor: the catalogue has been replaced since; ask again without it")
 
-    async def _seen(self, query: Query) -> list[Interaction]:
+    async def _seen(self, query: Query) -> Events:
         """What is known of the caller's interactions by now."""
         if not query.exclude_seen:
-            return []
+            return NO_EVENTS
         reads: list[Awaitable[Any]] = []
         if query.user_id is not None:
             reads.append(self._histories.read(query.user_id))
         if query.session_id is not None:
             reads.append(self._histories.read_session(query.session_id))
         stored = await asyncio.gather(*reads)
-        return [Interaction(event.item_id, event.timestamp, event.type) for one in stored for event in one.events]
+        return Events.from_rows(event for one in stored for event in one.events)
 
 
 def _pack(query: Query, recommendation: Recommendation) -> bytes:

@@ -129,7 +129,7 @@ class Recommender:
             trace = replace(trace, fallback_reason=None)
         name = new_recommendation_id(ask.owners[0] if ask.owners else None)
         if query.history is None:
-            self._last_known.visibility.answered(ask.owners, known.past.interactions)
+            self._last_known.visibility.answered(ask.owners, known.past.events)
         self._decisions.record(Decision(name, time.time(), ask, known, answered, trace))
         return Recommendation(
             recommendation_id=name,
@@ -154,7 +154,7 @@ class Recommender:
         else:
             hidden = await reading
             past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
-        history = known_history(ask.served.catalogue, past.interactions)
+        history = known_history(ask.served.catalogue, past.events)
         items = history.item_indices
         read_items = items[len(items) - ask.served.encoder.window(len(items)) :] if len(items) else items
         return Known(past, history, read_items, hidden, num_erasures, num_forgotten), trace
@@ -177,7 +177,7 @@ class Recommender:
 
 def _unknown_items(known: Known) -> Trace:
     """Says how much of the history no model can read."""
-    num_items = len(known.past.interactions)
+    num_items = len(known.past.events)
     num_unknown = num_items - len(known.history.item_indices)
     if not num_unknown:
         return NOTHING

@@ -131,7 +131,7 @@ def seen_items(catalogue: Catalogue, query: Query, known: Known) -> np.ndarray:
         catalogue,
         [
             entry.item_id
-            for entry in known.past.interactions
+            for entry in known.past.events
             if (not types or entry.type is None or entry.type in types)
             and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
         ],

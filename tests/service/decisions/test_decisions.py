@@ -14,12 +14,13 @@ import pytest
 from redis.asyncio import Redis
 
 from model_store.people.owner import NUM_SHARDS, Owner
-from service.decisions.codec import decode, interactions_of, query_of, record_of
+from service.decisions.codec import decode, events_of, query_of, record_of
 from service.decisions.record import Decision
 from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, new_recommendation_id, shard_of
 from service.decisions.writer import DecisionWriter
 from service.errors import HistoryUnavailable
 from service.people.hidden_set import HiddenItems
+from service.people.history_store import Events
 from service.recommend.ask import Ask, Boost, Interaction, Pin, Query, RankedItem, ScenarioRef, SegmentWish, owners_of
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
 from service.recommend.deadline import Deadline
@@ -61,7 +62,7 @@ def _decision(
         recommendation_id=new_recommendation_id(owners[0]),
         created_at=time.time() if created_at is None else created_at,
         ask=Ask(query, owners, served, "retrieve", Deadline.after(1.0)),
-        known=Known(Past(interactions), hidden=HiddenItems(frozenset(hidden))),
+        known=Known(Past(Events.from_rows(interactions)), hidden=HiddenItems(frozenset(hidden))),
         answered=Answered(items, "model", NO_CANDIDATES),
         trace=NOTHING,
     )
@@ -195,7 +196,7 @@ def test_what_was_asked_comes_back_as_it_was() -> None:
     assert found == query
     # True, 1 and 1.0 are equal, but not the same filter
     assert repr(found.filter) == repr(query.filter)
-    assert interactions_of(document) == [Interaction("i1", 10, "click"), Interaction("i2")]
+    assert list(events_of(document) or ()) == [Interaction("i1", 10, "click"), Interaction("i2")]
     assert document["hidden"] == {"count": 1, "item_ids": ["x"]}
 
 

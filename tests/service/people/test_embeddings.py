@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import AgedCache, LastEmbeddings, fingerprint
+from service.people.history_store import Events
 from service.people.known_history import LastHistories, ReadHistory
 from service.people.remembered import LastKnown
 from service.recommend.ask import Interaction
@@ -151,14 +152,14 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
     kept.add(ANNA, [Interaction("i9", 9, "view"), Interaction("i3", 3, "view")])
     # read before i9 and i3 came; i3 it saw nevertheless
     read = [Interaction("i2", 2, "click"), Interaction("i3", 3, "view")]
-    kept.keep(ANNA, ReadHistory.of(read, b"version"), asked_at=asked_at)
+    kept.keep(ANNA, ReadHistory.pack(Events.from_rows(read), b"version"), asked_at=asked_at)
     assert kept.last_read(ANNA).version == b"version"  # type: ignore[union-attr]
-    assert kept.last_read(ANNA).interactions() == read  # type: ignore[union-attr]
+    assert list(kept.last_read(ANNA).events()) == read  # type: ignore[union-attr]
     last = kept.last(ANNA)
     assert last is not None
     assert last.value == [Interaction("i2", 2, "click"), Interaction("i3", 3, "view"), Interaction("i9", 9, "view")]
     clock.now = 2.0
-    kept.keep(ANNA, ReadHistory.of([Interaction("i5", 5)]), asked_at=1.5)
+    kept.keep(ANNA, ReadHistory.pack(Events.from_rows([Interaction("i5", 5)])), asked_at=1.5)
     assert kept.last_read(ANNA) is None  # nobody said which version that is
     assert _ids(kept.last(ANNA).value) == ["i5"]  # type: ignore[union-attr]
     assert kept.forget(ANNA.hash) == 1
@@ -178,13 +179,13 @@ def test_what_was_read_is_told_from_what_was_reported_and_is_never_a_part() -> N
     kept.add(ANNA, [Interaction("i1", 1)])
     assert kept.last_read(ANNA) is None
     twice = [Interaction("i1", 1, "view"), Interaction("i1", 1, "view")]
-    kept.keep(ANNA, ReadHistory.of(twice, b"a"), asked_at=kept.now())
-    assert kept.last_read(ANNA).interactions() == twice  # type: ignore[union-attr]
+    kept.keep(ANNA, ReadHistory.pack(Events.from_rows(twice), b"a"), asked_at=kept.now())
+    assert list(kept.last_read(ANNA).events()) == twice  # type: ignore[union-attr]
     kept.add(ANNA, [Interaction("i2", 2)])
-    assert kept.last_read(ANNA).interactions() == twice  # type: ignore[union-attr]
+    assert list(kept.last_read(ANNA).events()) == twice  # type: ignore[union-attr]
     long = [Interaction(f"i{number}", number) for number in range(10_001)]
-    assert ReadHistory.of(long[:-1], b"a").version == b"a"
-    assert ReadHistory.of(long, b"a").version is None
+    assert ReadHistory.pack(Events.from_rows(long[:-1]), b"a").version == b"a"
+    assert ReadHistory.pack(Events.from_rows(long), b"a").version is None
 
 
 def test_forgetting_somebody_reaches_everything_and_is_counted() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from model_store.index import build_index
 from service.engine.served_bundle import MaskCache
 from service.people.hidden_set import HiddenItems
+from service.people.history_store import Events
 from service.people.known_history import known_history
 from service.recommend.ask import Ask, Boost, Interaction, Pin, Query
 from service.recommend.candidates.filter_wire import FilterNode
@@ -90,8 +91,10 @@ class Case:
 
     def answered(self, **changed: Any) -> tuple[Answered, Trace]:
         ask = Ask(replace(self.query, **changed), (), self.served, "retrieve", Deadline.after(5.0))
-        history = known_history(self.served.catalogue, self.interactions)
-        known = Known(Past(self.interactions), history, hidden=HiddenItems(frozenset(self.hidden)))
+        events = Events.from_rows(self.interactions)
+        known = Known(
+            Past(events), known_history(self.served.catalogue, events), hidden=HiddenItems(frozenset(self.hidden))
+        )
         generated = None
         if self.generated is not None:
             items, scores = zip(*self.generated, strict=True) if self.generated else ((), ())
