@@ -72,7 +72,8 @@ class Repeats:
         # What is too old to count as seen depends on the time, and a list that goes on is kept for its pages already.
         if known.past.version is None or query.seen_max_age_seconds is not None or query.paginate:
             return None
-        question = {name: value for name, value in vars(query).items() if name not in _NOT_THE_QUESTION}
+        question = {name: one for name, one in vars(query).items() if one is not None and name not in _NOT_THE_QUESTION}
+        question["segment"] = query.segment.attribute, query.segment.value
         named = (ask.served.bundle_id, ask.mode, known.hidden.serial, question)
         # The text of a filter, as orjson would not tell apart two classes of equal fields.
         text = orjson.dumps(named, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS)
