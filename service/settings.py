@@ -214,7 +214,10 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=86_400, description="The list of a paginated answer is kept for")
     ] = 600
     batch_max_users: Annotated[int, Field(ge=1, le=1_024, description="Users in one forward pass")] = 32
-    batch_max_wait_ms: Annotated[float, Field(ge=0, le=1_000, description="How long the first of a batch waits")] = 1.0
+    batch_max_wait_ms: Annotated[
+        float,
+        Field(ge=0, le=1_000, description="How long the first of a batch waits for others, while the model is idle"),
+    ] = 0.0
     queue_max_users: Annotated[int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")] = 256
     request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = 10_000
     model_stuck_seconds: Annotated[

@@ -95,7 +95,7 @@ async def supervise(
         stuck_seconds=settings.model_stuck_seconds,
     )
     watchdog.start()
-    stack.callback(watchdog.close)
+    stack.push_async_callback(watchdog.aclose)
     health = Health(
         bundles=bundles,
         thread=batcher.thread,
@@ -121,7 +121,6 @@ async def supervise(
             refused=frozenset(bundles.refused),
             last_look=follower.last_look,
             last_success=0.0 if age == float("inf") else time.time() - age,
-            thread_restarts=batcher.thread.num_restarts,
             queue_seconds=batcher.waiting_seconds,
             available_bytes={place: free for place, free in available.items() if free is not None},
             state_bytes=user_states.kept_bytes(),

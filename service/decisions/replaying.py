@@ -14,7 +14,7 @@ from model_store.encoding import UserEncoder
 from model_store.errors import InvalidInput
 from model_store.people.histories import History
 from service.decisions.codec import SCHEMA_VERSION, embedding_of, events_of, hash_of, query_of
-from service.engine.batcher import Encoded, Ran
+from service.engine.batcher import EncodeResult, WorkResult
 from service.engine.served_bundle import ServedBundle
 from service.errors import ModelUnavailable
 from service.people.hidden_set import HiddenItems
@@ -192,11 +192,11 @@ class _InPlace:
         del deadline
         if "model" in self.failed:
             raise ModelUnavailable("the model did not answer at the time")
-        return Encoded(encoder.encode([history])[0], 0.0, 0.0)
+        return EncodeResult(encoder.encode([history])[0], 0.0, 0.0)
 
     async def run(self, work: Callable[[], T], *, deadline: float | None = None) -> RanWork[T]:
         """Runs ``work``."""
         del deadline
         if "generate" in self.failed:
             raise ModelUnavailable("the model did not write titles at the time")
-        return Ran(work(), 0.0, 0.0)
+        return WorkResult(work(), 0.0, 0.0)

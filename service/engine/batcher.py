@@ -51,7 +51,7 @@ class BatchObserver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodeResult:
     """One user's embedding and what it took.
 
     Attributes:
@@ -66,7 +66,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran(Generic[T]):
+class WorkResult(Generic[T]):
     """What a piece of work returned, and what it took.
 
     Attributes:
@@ -84,7 +84,7 @@ class Ran(Generic[T]):
 class _EncodeJob:
     encoder: UserEncoder
     history: History
-    answer: "asyncio.Future[Encoded]"
+    answer: "asyncio.Future[EncodeResult]"
     deadline: float
     asked_at: float = field(default_factory=time.monotonic)
 
@@ -97,7 +97,7 @@ class _EncodeJob:
 @dataclass(slots=True)
 class _WorkJob:
     work: Callable[[], Any]
-    answer: "asyncio.Future[Ran[Any]]"
+    answer: "asyncio.Future[WorkResult[Any]]"
     deadline: float
     asked_at: float = field(default_factory=time.monotonic)
 
@@ -115,7 +115,7 @@ class EncodeBatcher:
 
     Args:
         max_users: Of one forward pass.
-        max_wait_seconds: How long the first of a batch waits for others.
+        max_wait_seconds: How long the first of a batch waits for others; while the model runs, a batch gathers anyway.
         max_waiting: Queued beyond this, a request is refused.
         observer: Is told about batches and refusals.
         stuck_seconds: While one piece of work has been running longer than this, requests are refused.
@@ -144,7 +144,6 @@ class EncodeBatcher:
 
     def start(self) -> None:
         """Begins to serve; call it in the event loop."""
-        self.thread.start()
         self._task = asyncio.create_task(self._run(), name="hatstand-batcher")
 
     @property
@@ -162,12 +161,7 @@ class EncodeBatcher:
         """When a forward pass of a request ended well, in ``time.monotonic()`` seconds; -inf before the first."""
         return self._last_encoded
 
-    @property
-    def is_running(self) -> bool:
-        """Whether somebody serves the queue."""
-        return self._task is not None and not self._task.done() and self.thread.is_alive
-
-    async def encode(self, encoder: UserEncoder, history: History, *, deadline: float | None = None) -> Encoded:
+    async def encode(self, encoder: UserEncoder, history: History, *, deadline: float | None = None) -> EncodeResult:
         """Encodes one history together with those of concurrent requests.
 
         Args:
@@ -178,7 +172,7 @@ class EncodeBatcher:
         Raises:
             Overloaded: The queue is full, or too long for the deadline.
             DeadlineExceeded: The deadline passed while it waited.
-            ModelUnavailable: The thread is stuck, or died.
+            ModelUnavailable: The thread is stuck.
             NotReady: The service is ending.
             Exception: What the encoder raised for this history.
         """
@@ -186,7 +180,7 @@ class EncodeBatcher:
         await self._submit(job, waits=False)
         return await job.answer
 
-    async def run(self, work: Callable[[], T], *, waits: bool = False, deadline: float | None = None) -> Ran[T]:
+    async def run(self, work: Callable[[], T], *, waits: bool = False, deadline: float | None = None) -> WorkResult[T]:
         """Runs a function on the model's thread, after the histories that were waiting before it.
 
         Args:
@@ -284,15 +278,11 @@ class EncodeBatcher:
 
     async def _gather(self) -> list[_Job]:
         jobs = [await self._queue.get()]
-        deadline = time.monotonic() + self._max_wait_seconds
-        while len(jobs) < self._max_users:
-            if self._queue.empty():
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    break
-                await asyncio.sleep(min(remaining, 0.0005))
-            else:
-                jobs.append(self._queue.get_nowait())
+        if self._max_wait_seconds and self._queue.qsize() + 1 < self._max_users:
+            # Once: an event loop turns shorter pauses into none, and would spin.
+            await asyncio.sleep(self._max_wait_seconds)
+        while len(jobs) < self._max_users and not self._queue.empty():
+            jobs.append(self._queue.get_nowait())
         for job in jobs:
             if isinstance(job, _EncodeJob):
                 self._times.user_left(job.kind)
@@ -325,7 +315,7 @@ class EncodeBatcher:
         seconds = time.monotonic() - started
         self._times.work_ran(job.kind, seconds)
         if not job.answer.done():
-            job.answer.set_result(Ran(value, started - job.asked_at, seconds))
+            job.answer.set_result(WorkResult(value, started - job.asked_at, seconds))
 
     async def _encode(self, jobs: Sequence[_EncodeJob]) -> None:
         """Encodes histories of one encoder."""
@@ -348,7 +338,7 @@ class EncodeBatcher:
         for job, embedding in zip(jobs, embeddings, strict=True):
             self._observer.request_waited(started - job.asked_at)
             if not job.answer.done():
-                job.answer.set_result(Encoded(embedding, started - job.asked_at, seconds))
+                job.answer.set_result(EncodeResult(embedding, started - job.asked_at, seconds))
 
     async def _encode_one_by_one(self, jobs: Sequence[_EncodeJob], error: Exception) -> None:
         """One bad history must not fail its neighbours."""

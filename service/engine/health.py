@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 
 Status = Literal["ready", "degraded", "not_ready"]
 
-_PING_EVERY_SECONDS = 0.5
+_PING_EVERY_SECONDS = 0.9
 _PING_TIMEOUT_SECONDS = 1.0
 
 

@@ -1,24 +1,26 @@
-"""Says whether the model can answer, from a thread of its own: by real forward passes, and not by hope.
+"""Says whether the model can answer: by real forward passes, and not by hope.
 
-Every second in which no request did it, the watchdog has the live model encode a short history, on the model's own
-thread. If that fails, or is not there in time, or the thread is gone, the service is not ready; a dead thread is
-replaced at once. Being busy is no failure, however long the queue: only one piece of work that does not end is.
+While no request does it, the watchdog has the live model encode a short history, on the model's own thread: after one
+second, and then ever more rarely, up to every five. If that fails, or is not there in time, the service is not ready.
+Being busy is no failure, however long the queue: only one piece of work that does not end is.
 """
 
+import asyncio
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from service.engine.model_thread import ModelThread
+from service.engine.tasks import end_task
 from service.errors import NotReady
 
 LOGGER = logging.getLogger(__name__)
 
-_TICK_SECONDS = 0.2
-_PROBE_EVERY_SECONDS = 1.0
+_LOOK_EVERY_SECONDS = 0.4
+_FIRST_PROBE_SECONDS = 1.0
+_LAST_PROBE_SECONDS = 5.0
 
 Probe = Callable[[], None]
 
@@ -45,88 +47,84 @@ class Watchdog:
         self._make_probe = make_probe
         self._last_encoded = last_encoded
         self._stuck_seconds = stuck_seconds
-        self._problem: str | None = None
-        self._last_success = -math.inf
+        self._failure: str | None = None
+        self._is_told = False
+        self._last_probed = -math.inf
         self._probe: Future[None] | None = None
         self._probed_at = -math.inf
-        self._num_restarts = thread.num_restarts
-        self._is_ending = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="hatstand-watchdog", daemon=True)
+        self._pause = _FIRST_PROBE_SECONDS
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to watch."""
-        self._watcher.start()
+        """Begins to watch; call it in the event loop."""
+        self._task = asyncio.create_task(self._watch(), name="hatstand-watchdog")
+
+    async def aclose(self) -> None:
+        """Stops watching."""
+        await end_task(self._task)
 
     @property
     def problem(self) -> str | None:
-        """Why the model cannot answer, or None."""
-        return self._problem
+        """Why the model cannot answer now, or None."""
+        busy_seconds = self._thread.busy_seconds
+        if busy_seconds > self._stuck_seconds:
+            return f"the model has not answered for {busy_seconds:.1f} s"
+        waiting_seconds = 0.0 if self._probe is None else time.monotonic() - self._probed_at
+        # A probe waits behind a batch that is running, and behind nothing else.
+        if waiting_seconds > 2 * self._stuck_seconds:
+            return f"the model has not answered for {waiting_seconds:.1f} s"
+        return self._failure
 
     @property
     def last_success(self) -> float:
         """When a forward pass last ended well, in ``time.monotonic()`` seconds; -inf before the first."""
-        return max(self._last_success, self._last_encoded())
+        return max(self._last_probed, self._last_encoded())
 
-    def close(self) -> None:
-        """Stops watching."""
-        self._is_ending.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while not self._is_ending.wait(_TICK_SECONDS):
+    async def _watch(self) -> None:
+        while True:
             try:
                 self._look(time.monotonic())
             except Exception:
-                # A thread boundary: a watchdog that dies would leave the last answer standing for ever.
+                # A task boundary: a watchdog that ends would leave the last answer standing for ever.
                 LOGGER.exception("the watchdog failed")
-                self._set("the watchdog failed")
+                self._failure = "the watchdog failed"
+            self._tell()
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
     def _look(self, now: float) -> None:
-        self._thread.revive()
-        if self._thread.num_restarts != self._num_restarts:
-            self._num_restarts, self._probe = self._thread.num_restarts, None
-            self._set("the model's thread died and was started again")
-            self._ask(now)
+        if self._probe is not None and self._probe.done():
+            self._take_result(self._probe, now)
+        if self._probe is not None:
             return
-        busy_seconds = self._thread.busy_seconds
-        if busy_seconds > self._stuck_seconds:
-            self._set(f"the model has not answered for {busy_seconds:.1f} s")
-        elif self._probe is not None:
-            self._hear(now)
-        elif now - self.last_success >= _PROBE_EVERY_SECONDS:
+        if self._last_encoded() > self._probed_at:
+            self._failure, self._pause = None, _FIRST_PROBE_SECONDS
+        if self._failure is not None or now - self.last_success >= self._pause:
             self._ask(now)
-        else:
-            self._set(None)
+
+    def _take_result(self, probe: "Future[None]", now: float) -> None:
+        self._probe = None
+        error = probe.exception()
+        if error is not None:
+            self._failure = f"a forward pass failed: {type(error).__name__}: {error}"
+            return
+        self._failure, self._last_probed = None, now
+        self._pause = min(2 * self._pause, _LAST_PROBE_SECONDS)
 
     def _ask(self, now: float) -> None:
         probe = self._make_probe()
         if probe is None:
             # Nothing to try; that there is no bundle is told elsewhere.
-            self._set(None)
+            self._failure = None
             return
         try:
             self._probe, self._probed_at = self._thread.submit(probe), now
-        except NotReady:  # it is ending
+        except NotReady:  # The service is ending.
             self._probe = None
 
-    def _hear(self, now: float) -> None:
-        """What became of the probe; it waits behind a batch that is running, and behind nothing else."""
-        assert self._probe is not None
-        if not self._probe.done():
-            if now - self._probed_at > 2 * self._stuck_seconds:
-                self._set(f"the model has not answered for {now - self._probed_at:.1f} s")
-            return
-        probe, self._probe = self._probe, None
-        error = probe.exception()
-        if error is None:
-            self._last_success = now
-            self._set(None)
-        else:
-            self._set(f"a forward pass failed: {type(error).__name__}: {error}")
-
-    def _set(self, problem: str | None) -> None:
-        before, self._problem = self._problem, problem
-        if problem is not None and before is None:
+    def _tell(self) -> None:
+        problem = self.problem
+        if problem is not None and not self._is_told:
             LOGGER.error("not ready: %s", problem)
-        elif problem is None and before is not None:
+        elif problem is None and self._is_told:
             LOGGER.warning("ready again: the model answers")
+        self._is_told = problem is not None

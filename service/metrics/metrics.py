@@ -44,7 +44,6 @@ class ServiceFigures:
         refused: Kinds whose published bundle is not served.
         last_look: When the store last answered, in seconds since 1970.
         last_success: When a forward pass last ended well, in seconds since 1970; 0 before the first.
-        thread_restarts: How often the model's thread had died.
         queue_seconds: Expected until all that waits now is done.
         available_bytes: Memory that can be had, by place (``cpu``, ``cuda``).
         state_bytes: What the models keep of users, by kind.
@@ -56,7 +55,6 @@ class ServiceFigures:
     refused: frozenset[str] = frozenset()
     last_look: float = 0.0
     last_success: float = 0.0
-    thread_restarts: int = 0
     queue_seconds: float = 0.0
     available_bytes: Mapping[str, int] = field(default_factory=dict)
     state_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -256,9 +254,6 @@ class Metrics:
         self._last_success = Gauge(
             "hatstand_model_last_success_timestamp_seconds", "When a forward pass last ended well", registry=registry
         )
-        self._thread_restarts = Gauge(
-            "hatstand_model_thread_restarts", "How often the model's thread had died", registry=registry
-        )
         self._available = Gauge(
             "hatstand_memory_available_bytes", "Memory that can be had", ("where",), registry=registry
         )
@@ -272,7 +267,6 @@ class Metrics:
         self._draining.set(figures.num_draining)
         self._last_look.set(figures.last_look)
         self._last_success.set(figures.last_success)
-        self._thread_restarts.set(figures.thread_restarts)
         refused = {kind: float(kind in figures.refused) for kind in (*self._made_at, *figures.refused)}
         for gauge, values in (
             (self._refused, refused),

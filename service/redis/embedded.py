@@ -29,7 +29,6 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _LOCK_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-_SUPERVISE_SECONDS = 0.1
 _RESTART_SECONDS = 0.5
 
 # Runs in the child before it becomes Redis: asks Linux (PR_SET_PDEATHSIG = 1) to end it when the service
@@ -76,6 +75,7 @@ class EmbeddedRedis:
         self._runtime_directory: Path | None = None
         self._lock: int | None = None
         self._is_ending = threading.Event()
+        self._launching = threading.Lock()
         self._supervisor: threading.Thread | None = None
 
     @property
@@ -119,10 +119,8 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Ends the server cleanly; may be called twice."""
-        self._is_ending.set()
-        if self._supervisor is not None:
-            self._supervisor.join()
-            self._supervisor = None
+        with self._launching:
+            self._is_ending.set()
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -130,7 +128,10 @@ class EmbeddedRedis:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._process = None
+        if self._supervisor is not None:
+            self._supervisor.join()
+            self._supervisor = None
+        self._process = None
         if self._runtime_directory is not None:
             self._url_path().unlink(missing_ok=True)
             shutil.rmtree(self._runtime_directory, ignore_errors=True)
@@ -157,20 +158,20 @@ class EmbeddedRedis:
 
         The child ends with the thread that started it, and this one lives as long as it is needed.
         """
-        pause = _POLL_SECONDS
-        while not self._is_ending.wait(pause):
-            pause = _SUPERVISE_SECONDS
+        while True:
             assert self._process is not None
-            code = self._process.poll()
-            if code is None:
-                continue
-            LOGGER.error("the embedded Redis ended with code %d (%s); it is started again", code, self._last_log_line())
-            try:
-                self._process = self._launch(binary, lock)
-            except OSError as error:
-                LOGGER.error("the embedded Redis cannot be started: %s", error)
+            code = self._process.wait()
+            with self._launching:
+                if self._is_ending.is_set():
+                    return
+                reason = self._last_log_line()
+                LOGGER.error("the embedded Redis ended with code %d (%s); it is started again", code, reason)
+                try:
+                    self._process = self._launch(binary, lock)
+                except OSError as error:
+                    LOGGER.error("the embedded Redis cannot be started: %s", error)
             # a server that cannot stay must not be started a hundred times a second
-            pause = _RESTART_SECONDS
+            self._is_ending.wait(_RESTART_SECONDS)
 
     def _socket(self) -> Path:
         if self._runtime_directory is None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics.metrics import Metrics
+from service.metrics.workers import WorkerMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads(
@@ -23,7 +25,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 
 
 def _exported() -> set[str]:
-    families = Metrics().registry.collect()
+    families = [*Metrics().registry.collect(), *text_string_to_metric_families(WorkerMetrics(2).render(num_ready=2))]
     return {f"{family.name}{suffix}" for family in families for suffix in SUFFIXES[family.type]}
 
 
@@ -131,4 +133,4 @@ def _labels() -> dict[str, set[str]]:
         for family in collector.describe() if hasattr(collector, "describe") else ():
             for suffix in SUFFIXES[family.type]:
                 labels[f"{family.name}{suffix}"] = set(collector._labelnames)
-    return labels
+    return {name: labels.get(name, set()) for name in _exported()} | labels

@@ -137,7 +137,7 @@ async def test_one_broken_history_fails_alone() -> None:
         await asyncio.sleep(0.01)
         encoder.gate.set()
         first, broken, last = await asyncio.gather(*asked, return_exceptions=True)
-        assert batcher.is_running
+        assert (await batcher.encode(encoder, _history(4))).embedding[0] == 4
     assert isinstance(broken, ValueError)
     assert not isinstance(first, BaseException)
     assert not isinstance(last, BaseException)
@@ -211,7 +211,6 @@ async def test_work_that_fails_fails_alone_and_in_its_own_words() -> None:
         broken, encoded, good = await asyncio.gather(
             batcher.run(work), batcher.encode(encoder, _history(5)), batcher.run(lambda: 7), return_exceptions=True
         )
-        assert batcher.is_running
     assert isinstance(broken, ValueError)
     assert not isinstance(encoded, BaseException)
     assert encoded.embedding[0] == 5
@@ -334,24 +333,36 @@ async def test_while_the_thread_is_stuck_requests_are_refused_at_once_and_served
     assert counts.reasons == ["model_unavailable"]
 
 
-async def test_a_thread_that_dies_fails_what_it_was_doing_and_the_next_one_does_the_rest() -> None:
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_what_would_end_a_thread_ends_neither_the_thread_nor_the_event_loop(error: type[BaseException]) -> None:
     def die() -> None:
-        raise SystemExit("killed")
+        raise error("killed")
 
     encoder = SumEncoder()
     encoder.gate.set()
     async with running(Counts(), max_users=1) as batcher:
         killed = asyncio.create_task(batcher.run(die))
         waiting = [asyncio.create_task(batcher.encode(encoder, _history(number))) for number in range(3)]
-        while batcher.thread.is_alive:
-            await asyncio.sleep(0.01)
-        assert not batcher.is_running
-        assert batcher.thread.revive()
-        with pytest.raises(ModelUnavailable):
+        with pytest.raises(ModelUnavailable, match=error.__name__):
             await killed
         assert [answer.embedding[0] for answer in await asyncio.gather(*waiting)] == [0, 1, 2]
-        assert batcher.is_running
-        assert batcher.thread.num_restarts == 1
+
+
+async def test_the_first_of_a_batch_waits_for_others_only_if_told_to() -> None:
+    for max_wait_seconds, batches in ((0.0, [1, 1]), (0.2, [2])):
+        encoder = SumEncoder()
+        encoder.gate.set()
+        batcher = EncodeBatcher(max_users=8, max_wait_seconds=max_wait_seconds, max_waiting=9, observer=Counts())
+        batcher.start()
+        first = asyncio.create_task(batcher.encode(encoder, _history(1)))
+        if max_wait_seconds:
+            await asyncio.sleep(0.01)
+        else:
+            await first
+        await batcher.encode(encoder, _history(2))
+        await first
+        assert encoder.batches == batches
+        await batcher.aclose()
 
 
 async def test_closing_does_not_wait_for_a_stuck_thread_for_ever() -> None:

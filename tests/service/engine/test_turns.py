@@ -24,7 +24,6 @@ def test_turns_are_short_inside_and_as_before_after_the_last_one() -> None:
 
 def test_the_model_has_short_turns_whatever_becomes_of_its_work() -> None:
     thread = ModelThread()
-    thread.start()
     assert thread.submit(sys.getswitchinterval).result(10) < DEFAULT / 10
     with pytest.raises(ZeroDivisionError):
         thread.submit(lambda: 1 / 0).result(10)
