@@ -74,11 +74,15 @@ class BackgroundQueue(Generic[T]):
             while self._waiting:
                 if not self._is_closing:
                     await asyncio.sleep(self._delay_seconds)
-                some = [self._waiting.popleft() for _ in range(min(self._at_once, len(self._waiting)))]
-                try:
-                    await self._handle(some)
-                except Exception:
-                    # A boundary: what comes after it must not suffer.
-                    LOGGER.exception("%s failed", self._name)
+                await self._hand_over_some()
             if not self._is_closing:
                 self._wake.clear()
+
+    async def _hand_over_some(self) -> None:
+        """Of its own, so that what was handed over, and a bundle that it names, is not held until the next time."""
+        some = [self._waiting.popleft() for _ in range(min(self._at_once, len(self._waiting)))]
+        try:
+            await self._handle(some)
+        except Exception:
+            # A boundary: what comes after it must not suffer.
+            LOGGER.exception("%s failed", self._name)

@@ -245,7 +245,7 @@ class LiveBundles:
         is_swap = bool(self._live.bundles)
         self._switch({**self._live.bundles, kind: served}, pointer)
         if is_swap:
-            await in_own_thread(freeze_what_lives, name="hatstand-freeze")
+            freeze_what_lives(generation=1)
         seconds = time.monotonic() - started
         LOGGER.info("bundle %s answers now, loaded and warmed in %.1f s", bundle_id, seconds)
         if self._observer:
