@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml clients/python/pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,experiments,dev]' --editable clients/python
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,experiments,mcp,dev]' --editable clients/python
 	$(BIN)/python -m pip check
 	@touch $@
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from model_store.errors import InvalidInput
 from service.engine.loading_turn import LoadingTurn
 from service.http import openapi, problems
 from service.http.auth import Authenticator
@@ -15,7 +16,7 @@ from service.http.hosts import AllowedHosts
 from service.http.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
 from service.metrics.metrics import Metrics
 from service.routes import admin as catalogue_admin
-from service.routes import console, decisions, events, items, recommend
+from service.routes import console, decisions, events, items, llms, recommend
 from service.routes import people as users
 from service.routes import probes as operations
 from service.settings import Settings
@@ -60,7 +61,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with run_service(settings, metrics, siblings=siblings, loading_turn=loading_turn) as service:
             app.state.service = service
-            yield
+            async with _mcp(app, settings):
+                yield
 
     app = _App(
         title="Hatstand",
@@ -93,5 +95,26 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    app.include_router(llms.router, include_in_schema=False)
     console.install(app, settings)
     return app
+
+
+@asynccontextmanager
+async def _mcp(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Answers agents, if the settings want it.
+
+    Raises:
+        InvalidInput: They do, and the extra is not installed.
+    """
+    if not settings.mcp:
+        yield
+        return
+    try:
+        from service.mcp.server import running_mcp
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"HATSTAND_MCP is on, and {error.name} is not installed: python -m pip install -e '.[mcp]'"
+        ) from error
+    async with running_mcp(app, max_body_bytes=settings.max_body_bytes):
+        yield

@@ -131,6 +131,9 @@ class Settings(BaseSettings):
         bool | None,
         Field(description="Serve the console at /; empty = where only this machine can reach the service"),
     ] = None
+    mcp: Annotated[
+        bool, Field(description="Serve the Model Context Protocol at /mcp, for agents; needs the extra mcp")
+    ] = False
 
     redis_url: Annotated[
         str, Field(repr=False, description='"embedded", or redis://, rediss:// or unix:// of a server')

@@ -17,8 +17,9 @@ FORBIDDEN = {
 HOMES = {
     "faiss": ("model_store/index/",),
     "redis": ("service/redis/", "offline/export/event_stream.py"),
-    "fastapi": ("service/app.py", "service/http/", "service/routes/", "service/workers/server.py"),
+    "fastapi": ("service/app.py", "service/http/", "service/mcp/", "service/routes/", "service/workers/server.py"),
     "starlette": ("service/app.py", "service/http/", "service/routes/"),
+    "mcp": ("service/mcp/",),
     "peft": ("model_store/", "offline/training/"),
     "transformers": ("model_store/", "offline/training/"),
     "prometheus_client": ("service/metrics/",),
