@@ -20,6 +20,8 @@ from offline.job import job
 from offline.reindex import ReindexSettings, reindex
 from offline.training.hatllm.settings import HatTrainSettings
 from offline.training.hllm.settings import TrainSettings
+from offline.training.kinds import KINDS
+from offline.training.run_settings import RunSettings
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -52,7 +54,7 @@ def import_once(items: Path, interactions: Path, store: str, options: ImportOpti
     return out
 
 
-def train_and_publish(settings: TrainSettings | HatTrainSettings) -> BundleManifest:
+def train_and_publish(settings: RunSettings) -> BundleManifest:
     """Trains a model on a dataset, indexes the dataset's items with it and makes the bundle live.
 
     Args:
@@ -64,11 +66,7 @@ def train_and_publish(settings: TrainSettings | HatTrainSettings) -> BundleManif
     Raises:
         InvalidInput: Bad data or settings, or the bundle does not pass its gates.
     """
-    # the training libraries take seconds to import, which a demo that is there already need not wait for
-    from offline.training.hatllm.run import train_hatllm
-    from offline.training.hllm.run import train_hllm
-
-    model = train_hatllm(settings) if isinstance(settings, HatTrainSettings) else train_hllm(settings)
+    model = KINDS[settings.kind].train(settings)
     return reindex(ReindexSettings(model=model.model_id, items=settings.data, store=settings.store))
 
 

@@ -1,12 +1,11 @@
-"""Makes something to serve from nothing: a generated shop, a small HLLM and a small HatLLM trained on it, indexed.
+"""Makes something to serve from nothing: a generated shop, and a small model of each kind trained on it, indexed.
 
 Builds the kinds that the store has no live bundle of, and goes on where a killed run was.
 """
 
 import logging
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,13 +13,11 @@ from model_store.artifacts.store import ModelStore
 from offline.build import train_and_publish
 from offline.job import job
 from offline.shop.demo_shop import generate_shop
-from offline.training.hatllm.settings import HatTrainSettings
-from offline.training.hllm.settings import TrainSettings
+from offline.training.kinds import KINDS
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
 
-KINDS = ("hllm", "hatllm")
 NUM_ITEMS = 2_000
 # enough to see when to stop; ranking all users after every epoch would take longer than the epoch
 VALIDATION_CASES = 500
@@ -47,7 +44,8 @@ def main(
         generate_shop(data, num_items=NUM_ITEMS, seed=seed)
     for kind in missing:
         LOGGER.info("training and indexing the %s of the demo", kind)
-        train_and_publish(_settings(kind, data, store, max_minutes=max_minutes, seed=seed))
+        options = {"preset": "tiny", "validation_cases": VALIDATION_CASES, **KINDS[kind].demo}
+        train_and_publish(KINDS[kind].settings(data, store, max_minutes=max_minutes, seed=seed, **options))
     job.report(
         {
             "store": store,
@@ -57,21 +55,6 @@ def main(
             "seconds": round(time.monotonic() - started, 1),
         }
     )
-
-
-def _settings(kind: str, data: Path, store: str, *, max_minutes: float, seed: int) -> TrainSettings | HatTrainSettings:
-    common: dict[str, Any] = {
-        "data": data,
-        "store": store,
-        "preset": "tiny",
-        "max_minutes": max_minutes,
-        "validation_cases": VALIDATION_CASES,
-        "seed": seed,
-    }
-    if kind == "hatllm":
-        return HatTrainSettings(**common, objective="both")
-    # short texts: on two cores the Item LLM is most of the work
-    return TrainSettings(**common, text_fields=("title",), item_prompt="")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ where it was, and the live bundle changes in one atomic step or not at all.
 """
 
 import logging
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from model_store.artifacts.manifest import BundleManifest, ModelManifest
+from model_store.artifacts.manifest import BundleManifest
 from model_store.artifacts.store import ModelStore
-from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
-from model_store.hatllm.network import HatLLM
-from model_store.hatllm.titles.trie import TitleTrie
 from offline.dataset.catalogue_files import read_catalogue
-from offline.indexing.bundle_build import build_bundle, known_embeddings
-from offline.indexing.embed_items import EmbedOptions, embed_catalogue
-from offline.indexing.item_states import StatedCatalogue, compute_states, known_states
+from offline.indexing.bundle_build import build_bundle
+from offline.indexing.embed_items import EmbedOptions
+from offline.indexing.prepare_items import ItemWork
 from offline.job import job
 from offline.job.devices import chosen_device
 from offline.job.store_models import find_model, load_item_model
+from offline.training.kinds import KINDS
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -117,63 +114,23 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
     catalogue = read_catalogue(settings.items)
     model = load_item_model(store, manifest, device=settings.embed.device)
     clock.lap("load")
-    work = _work_directory(store, manifest)
-    embedded = embed_catalogue(
-        model.item_encoder,
-        catalogue,
-        directory=work,
-        options=settings.embed,
-        known=known_embeddings(store, manifest.item_tower_hash),
-    )
-    clock.lap("embed")
-    stated, states_work = None, store.work_directory(f"states-{manifest.weights_hash[:32]}")
-    if isinstance(model, HatLLM):
-        stated = _compute_states(store, model, manifest, catalogue, settings, directory=states_work)
-        clock.lap("states")
-    bundle = build_bundle(
-        store,
-        manifest,
-        catalogue,
-        embedded,
-        factory=settings.index,
-        min_recall=settings.min_recall,
-        stated=stated,
-    )
+    work = ItemWork(store, manifest, model, catalogue, settings.embed)
+    items = KINDS[manifest.kind].prepare_items(work)
+    clock.lap("items")
+    bundle = build_bundle(store, manifest, catalogue, items, factory=settings.index, min_recall=settings.min_recall)
     clock.lap("index")
     if settings.publish:
         store.publish(bundle.bundle_id, make_default=settings.make_default)
     # the bundle has the embeddings now; until here a killed or refused run would have needed them
-    for directory in (work, states_work):
-        shutil.rmtree(directory, ignore_errors=True)
+    work.remove_directories()
     clock.lap("publish")
     return ReindexResult(
         bundle=bundle,
-        num_embedded=embedded.num_embedded,
-        num_reused=embedded.num_reused,
+        num_embedded=items.embedded.num_embedded,
+        num_reused=items.embedded.num_reused,
         seconds=clock.seconds(),
         is_live=settings.publish,
     )
-
-
-def _compute_states(
-    store: ModelStore,
-    model: HatLLM,
-    manifest: ModelManifest,
-    catalogue: Catalogue,
-    settings: ReindexSettings,
-    *,
-    directory: Path,
-) -> StatedCatalogue:
-    known = known_states(store, manifest.weights_hash)
-    stated = compute_states(model, catalogue, directory=directory, device=settings.embed.device, known=known)
-    if "generate" in model.config.modes:
-        # refuses titles that the service could not tell apart, here and not there
-        TitleTrie.from_tokens(stated.tokens.token_ids, stated.tokens.offsets, catalogue.popularity)
-    return stated
-
-
-def _work_directory(store: ModelStore, manifest: ModelManifest) -> Path:
-    return store.work_directory(f"embed-{manifest.item_tower_hash[:32]}")
 
 
 class _Clock:

@@ -138,13 +138,19 @@ class HatLLM(nn.Module):
         # right padding is never seen by a causal layer, and the item is alone: no mask is needed
         return self.layers.run(states, self.in_layers, _positions(tokens.input_ids.shape[1], states.device))
 
-    def encode_item_tokens(self, batch: TokenBatch) -> torch.Tensor:
+    def encode_item_tokens(self, batch: TokenBatch, in_states: torch.Tensor | None = None) -> torch.Tensor:
         """The text's part of item embeddings, (U, D) raw: the network on each item alone.
+
+        Args:
+            batch: (U, T), right-padded.
+            in_states: (U, T, H) what :meth:`item_states` gives of the batch, where it is known.
 
         Raises:
             InvalidInput: This model's items are embedded by an HLLM; use :attr:`item_encoder`.
         """
-        return self._head_items(self._alone(batch, self.item_states(batch) if self.runs_fast else None))
+        if in_states is None and self.runs_fast:
+            in_states = self.item_states(batch)
+        return self._head_items(self._alone(batch, in_states))
 
     def combine(self, text_part: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor:
         """THE item embedding: what is stored and, unit-norm, scored.

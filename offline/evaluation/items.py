@@ -12,11 +12,10 @@ from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import ItemTokens
 from model_store.errors import InvalidInput
-from model_store.hatllm.network import HatLLM
-from offline.indexing.bundle_build import known_embeddings
-from offline.indexing.embed_items import EmbedOptions, embed_catalogue
-from offline.indexing.item_states import compute_states
+from offline.indexing.embed_items import EmbedOptions
+from offline.indexing.prepare_items import ItemWork
 from offline.job.store_models import load_item_model
+from offline.training.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -78,19 +77,14 @@ def find_items(
             found.item_states,
         )
     loaded = load_item_model(store, model, device=device)
-    embedded = embed_catalogue(
-        loaded.item_encoder,
-        catalogue,
-        directory=store.work_directory(f"embed-{model.item_tower_hash[:32]}"),
-        options=EmbedOptions(device=device),
-        known=known_embeddings(store, model.item_tower_hash),
-    )
+    work = ItemWork(store, model, loaded, catalogue, EmbedOptions(device=device))
+    items = KINDS[model.kind].prepare_items(work)
     directory = store.model_directory(model.model_id, verify=False)
-    if not isinstance(loaded, HatLLM):
-        return EvaluatedItems(catalogue, None, directory, embedded.embeddings)
-    work = store.work_directory(f"states-{model.weights_hash[:32]}")
-    stated = compute_states(loaded, catalogue, directory=work, device=device)
-    return EvaluatedItems(catalogue, None, directory, embedded.embeddings, stated.item_tokens, stated.states)
+    if items.stated is None:
+        return EvaluatedItems(catalogue, None, directory, items.embedded.embeddings)
+    return EvaluatedItems(
+        catalogue, None, directory, items.embedded.embeddings, items.stated.item_tokens, items.stated.states
+    )
 
 
 def _bundle(store: ModelStore, model: ModelManifest, catalogue: Catalogue, bundle_id: str | None) -> Bundle | None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet
 from safetensors.numpy import save_file
 
-from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.manifest import BundleManifest, ModelManifest
 from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import TOKENS_FILE
-from model_store.errors import ArtifactError, InvalidInput
-from model_store.hllm.network import KIND as HLLM
+from model_store.errors import InvalidInput
 from model_store.index import build_index, save_index
 from offline.indexing.embed_items import EmbeddedCatalogue
-from offline.indexing.item_shards import HASH_DTYPE, KnownEmbeddings
-from offline.indexing.item_states import StatedCatalogue
+from offline.indexing.prepare_items import PreparedItems
 
 LOGGER = logging.getLogger(__name__)
 # norms of one item tower lie close together; a row this far off is a broken text or broken weights
@@ -29,34 +25,14 @@ MAX_NORM_RATIO = 1e3
 _BLOCK_ROWS = 16_384
 
 
-def known_embeddings(store: ModelStore, item_tower_hash: str) -> Iterator[KnownEmbeddings]:
-    """Yields what is known from the newest readable bundle that the same item tower made, if there is one; verified."""
-    for manifest in store.bundles():
-        if manifest.item_tower_hash != item_tower_hash:
-            continue
-        try:
-            store.bundle_directory(manifest.bundle_id)
-            # just verified; its model may be another one with the same item tower, of which nothing is read
-            bundle = open_bundle(store, manifest.bundle_id, verify=False)
-        except ArtifactError as error:
-            LOGGER.warning("embeddings of bundle %s are not reused: %s", manifest.bundle_id, error)
-            continue
-        hashes = np.array(bundle.catalogue.column("content_hash").to_pylist(), dtype=HASH_DTYPE)
-        # a HatLLM's bundle has the tokens that it reads itself, and its item tower may be another network
-        tokens = bundle.item_tokens if manifest.kind == HLLM else None
-        yield KnownEmbeddings(content_hashes=hashes, embeddings=bundle.embeddings, tokens=tokens)
-        return
-
-
 def build_bundle(
     store: ModelStore,
     model: ModelManifest,
     catalogue: Catalogue,
-    embedded: EmbeddedCatalogue,
+    items: PreparedItems,
     *,
     factory: str,
     min_recall: float,
-    stated: StatedCatalogue | None = None,
 ) -> BundleManifest:
     """Builds the index, lets it pass the gates and adds the bundle to the store (without publishing it).
 
@@ -64,14 +40,14 @@ def build_bundle(
         store: Where to.
         model: Whose bundle.
         catalogue: N items.
-        embedded: Their embeddings, and the tokens that those were made from.
+        items: What the model makes of them.
         factory: ``auto`` or a FAISS factory string.
         min_recall: The index must find at least this share of the exact top 10, in [0, 1].
-        stated: Of a HatLLM: the tokens and states of the same items, as it reads them.
 
     Raises:
         InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
     """
+    embedded, stated = items.embedded, items.stated
     norms = check_norms(embedded.embeddings, catalogue)
     built = build_index(embedded.embeddings, factory=factory)
     if built.recall < min_recall:

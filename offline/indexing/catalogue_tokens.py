@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import ItemTokens
@@ -40,6 +41,10 @@ class CatalogueTokens:
     def lengths(self) -> np.ndarray:
         """(N,) int64, tokens of each item."""
         return np.diff(self.offsets)
+
+    def places(self, rows: np.ndarray) -> torch.Tensor:
+        """(t,) int64: where the tokens of the given rows lie in ``token_ids``, one item after the other."""
+        return torch.from_numpy(ItemTokens(self.token_ids, self.offsets).rows(rows + 1))
 
     def of_rows(self, rows: np.ndarray) -> list[list[int]]:
         """The token ids of the given rows (item_index - 1)."""

@@ -5,12 +5,10 @@ shuffled order: the cost of a token depends on the length of its text, and only 
 left an honest guess from the first minute on. Memory holds one shard; the embeddings are memory-mapped.
 """
 
-import fcntl
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,7 +22,7 @@ from model_store.catalogue.item_text import TokenBatch
 from model_store.encoding import ItemModel
 from model_store.errors import InvalidInput
 from offline.indexing.catalogue_tokens import CatalogueTokens, tokenize_catalogue
-from offline.indexing.item_shards import EmbeddingLookup, KnownEmbeddings, read_shards, write_shard
+from offline.indexing.item_shards import EmbeddingLookup, KnownEmbeddings, only_one_in, read_shards, write_shard
 
 LOGGER = logging.getLogger(__name__)
 _PLAIN_PROGRESS_SECONDS = 10.0
@@ -89,6 +87,8 @@ def embed_catalogue(
     options: EmbedOptions | None = None,
     known: Iterable[KnownEmbeddings] = (),
     with_item_vectors: bool = True,
+    tokens: CatalogueTokens | None = None,
+    encode_text: Callable[[np.ndarray], torch.Tensor] | None = None,
 ) -> EmbeddedCatalogue:
     """Embeds every item, or finds its embedding among the known ones and in the shards of a killed run.
 
@@ -100,6 +100,8 @@ def embed_catalogue(
         options: Batches, shards and device.
         known: Embeddings of the same item tower; what the first one has of tokens is taken from there, too.
         with_item_vectors: Add the learned per-item vectors; off gives the text part alone (for training).
+        tokens: Of the catalogue, by this model's tokenizer; None: they are made.
+        encode_text: Catalogue rows (n,) to the text's part (n, D) of their embeddings; None: by the model from tokens.
 
     Raises:
         InvalidInput: Another process is embedding into the same directory.
@@ -107,11 +109,11 @@ def embed_catalogue(
     options = options or EmbedOptions()
     shards = directory / ("shards" if with_item_vectors else "text_shards")
     shards.mkdir(parents=True, exist_ok=True)
-    with _only_one_in(directory):
+    with only_one_in(directory):
         known = list(known)
-        tokens = tokenize_catalogue(
-            model, catalogue, path=directory / "token_ids.int32", known=next(map(_tokens, known), None)
-        )
+        if tokens is None:
+            path = directory / "token_ids.int32"
+            tokens = tokenize_catalogue(model, catalogue, path=path, known=next(map(_tokens, known), None))
         embeddings = np.lib.format.open_memmap(
             directory / "embeddings.npy",
             mode="w+",
@@ -124,7 +126,7 @@ def embed_catalogue(
         missing = np.flatnonzero(~lookup.is_known)
         LOGGER.info("%d items: %d known, %d to embed", len(catalogue), len(catalogue) - len(missing), len(missing))
         started = time.monotonic()
-        encoder = _ItemEncoder(model, catalogue, tokens, options.device, with_item_vectors)
+        encoder = _ItemEncoder(model, catalogue, tokens, options.device, with_item_vectors, encode_text)
         _embed_rows(encoder, missing, embeddings, shards=shards, options=options)
         seconds = time.monotonic() - started
     return EmbeddedCatalogue(
@@ -173,13 +175,14 @@ class _ItemEncoder:
     tokens: CatalogueTokens
     device: str
     with_item_vectors: bool
+    encode_text: Callable[[np.ndarray], torch.Tensor] | None
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Item embeddings (n, D) float32 of the rows (n,)."""
         with torch.inference_mode():
             text_part = None
             if self.model.reads_text:
-                text_part = self.model.encode_item_tokens(self._token_batch(rows))
+                text_part = (self.encode_text or self._encode_tokens)(rows)
             if self.with_item_vectors and self.model.item_vectors is not None:
                 item_ids = [self.catalogue.item_ids[row] for row in rows]
                 vector_rows = torch.as_tensor(self.model.item_vectors.rows_of(item_ids)).to(self.device)
@@ -188,10 +191,9 @@ class _ItemEncoder:
                 raise InvalidInput("this model has neither an Item LLM nor item vectors: nothing to embed with")
             return text_part.float().cpu().numpy()
 
-    def _token_batch(self, rows: np.ndarray) -> TokenBatch:
-        assert self.model.item_tokenizer is not None
-        batch = self.model.item_tokenizer.collate(self.tokens.of_rows(rows))
-        return batch.to(self.device)
+    def _encode_tokens(self, rows: np.ndarray) -> torch.Tensor:
+        batch: TokenBatch = self.model.item_tokenizer.collate(self.tokens.of_rows(rows))
+        return self.model.encode_item_tokens(batch.to(self.device))
 
 
 def _embed_rows(
@@ -243,16 +245,3 @@ def _with_progress(batches: list[np.ndarray], tokens: np.ndarray) -> Iterator[np
                 left = (total - done) / rate
                 LOGGER.info("embedding: %.1f %%, %.0f tokens/s, %.0f s left", 100 * done / total, rate, left)
                 shown = now
-
-
-@contextmanager
-def _only_one_in(directory: Path) -> Iterator[None]:
-    # the kernel frees the lock when the process dies, however it dies
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InvalidInput(
-                f"another process is embedding into {directory}; wait for it to end, expected one at a time"
-            ) from error
-        yield

@@ -5,9 +5,11 @@ to a temporary name and renamed, so that a shard is there whole or not at all. I
 not matter: a catalogue that was reordered or extended between two runs still finds its embeddings.
 """
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from model_store.catalogue.item_states import ItemTokens
+from model_store.errors import InvalidInput
 
 HASH_DTYPE = np.dtype("S32")
 _BLOCK_ROWS = 16_384
@@ -33,6 +36,24 @@ class KnownEmbeddings:
     content_hashes: np.ndarray
     embeddings: np.ndarray
     tokens: ItemTokens | None = None
+
+
+@contextmanager
+def only_one_in(directory: Path) -> Iterator[None]:
+    """Keeps a second process out of a work directory.
+
+    Raises:
+        InvalidInput: Another process is in it.
+    """
+    # the kernel frees the lock when the process dies, however it dies
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInput(
+                f"another process is working in {directory}; wait for it to end, expected one at a time"
+            ) from error
+        yield
 
 
 def write_shard(directory: Path, content_hashes: np.ndarray, embeddings: np.ndarray) -> Path:

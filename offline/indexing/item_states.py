@@ -17,25 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from model_store.artifacts.bundle import open_bundle
-from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import STATES_FILE, STATES_TENSOR, TOKENS_FILE, ItemTokens
-from model_store.errors import ArtifactError
 from model_store.hatllm.network import HatLLM
 from offline.indexing.catalogue_tokens import CatalogueTokens, tokenize_catalogue
-from offline.indexing.embed_items import plan_batches
+from offline.indexing.embed_items import EmbedOptions, plan_batches
 from offline.indexing.item_shards import HASH_DTYPE, HashIndex
 
 LOGGER = logging.getLogger(__name__)
 _BLOCK_ITEMS = 4096
-_BATCH_TOKENS = 8192
-_HASHES_TENSOR = "content_hashes"
+HASHES_TENSOR = "content_hashes"
 _PROGRESS_FILE = "states.json"
 _STATES_FILE = "states.bin"
 
@@ -45,13 +40,11 @@ class KnownStates:
     """States computed earlier by the same model.
 
     Attributes:
-        content_hashes: (n,) S32, what each item's states were computed from.
-        tokens: Of the same items.
+        tokens: Of n items, with the hashes of what they were made from.
         states: (M, H), may be memory-mapped.
     """
 
-    content_hashes: np.ndarray
-    tokens: ItemTokens
+    tokens: CatalogueTokens
     states: torch.Tensor
 
 
@@ -80,7 +73,7 @@ class StatedCatalogue:
     def save(self, directory: Path) -> None:
         """Writes tokens and states as a bundle has them."""
         hashes = self.tokens.content_hashes.view(np.uint8).reshape(-1, HASH_DTYPE.itemsize)
-        tensors = {"token_ids": self.tokens.token_ids, "offsets": self.tokens.offsets, _HASHES_TENSOR: hashes}
+        tensors = {"token_ids": self.tokens.token_ids, "offsets": self.tokens.offsets, HASHES_TENSOR: hashes}
         save_arrays(tensors, directory / TOKENS_FILE)
         if self.states is not None:
             save_file({STATES_TENSOR: self.states}, directory / STATES_FILE)
@@ -93,37 +86,26 @@ class StatedCatalogue:
         return {"tokens": len(self.states), "bytes": num_bytes, "dtype": str(self.states.dtype).removeprefix("torch.")}
 
 
-def known_states(store: ModelStore, weights_hash: str) -> KnownStates | None:
-    """The verified states of the newest readable bundle of the same model, if there is one."""
-    for manifest in store.bundles():
-        if manifest.model_weights_hash != weights_hash or STATES_FILE not in manifest.files:
-            continue
-        try:
-            bundle = open_bundle(store, manifest.bundle_id)
-        except ArtifactError as error:
-            LOGGER.warning("item states of bundle %s are not reused: %s", manifest.bundle_id, error)
-            continue
-        assert bundle.item_tokens is not None
-        assert bundle.item_states is not None
-        hashes = load_arrays(bundle.directory / TOKENS_FILE)[_HASHES_TENSOR].view(HASH_DTYPE)[:, 0]
-        return KnownStates(hashes, bundle.item_tokens, bundle.item_states)
-    return None
-
-
 def compute_states(
-    model: HatLLM, catalogue: Catalogue, *, directory: Path, device: str = "cpu", known: KnownStates | None = None
+    model: HatLLM,
+    catalogue: Catalogue,
+    *,
+    directory: Path,
+    options: EmbedOptions | None = None,
+    known: KnownStates | None = None,
 ) -> StatedCatalogue:
     """Tokenises the catalogue and computes the states of its items, or finds them.
 
     Args:
-        model: In evaluation mode, on ``device``.
+        model: In evaluation mode, on the device of the options.
         catalogue: N items.
         directory: Work directory of this model and no other; the result is mapped from here.
-        device: Where the model runs.
+        options: Batches and device.
         known: From an earlier bundle of the same model.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    before = None if known is None else CatalogueTokens.of_bundle(known.tokens, known.content_hashes)
+    options = options or EmbedOptions()
+    before = None if known is None else known.tokens
     tokens = tokenize_catalogue(model, catalogue, path=directory / "hat_token_ids.int32", known=before)
     if not model.runs_fast:
         return StatedCatalogue(tokens, None, num_computed=0, num_reused=0)
@@ -133,7 +115,7 @@ def compute_states(
     LOGGER.info("item states: %d tokens x %d values, %.1f MB to be written", num_tokens, width, size / 1e6)
     file = _StatesFile(directory, tokens, size=size)
     states = torch.from_file(str(file.path), shared=True, size=num_tokens * width, dtype=dtype).view(-1, width)
-    index = None if known is None else HashIndex(known.content_hashes)
+    index = None if known is None else HashIndex(known.tokens.content_hashes)
     num_computed = 0
     with _progress(num_tokens) as bar:
         bar.update(int(tokens.offsets[file.num_done]))
@@ -142,7 +124,7 @@ def compute_states(
             missing = rows
             if known is not None and index is not None:
                 missing = _copy_known(known, index, tokens, rows, states)
-            _run(model, tokens, missing, states, device=device)
+            _run(model, tokens, missing, states, options=options)
             num_computed += len(missing)
             file.mark(int(rows[-1]) + 1)
             bar.update(int(tokens.offsets[rows[-1] + 1] - tokens.offsets[start]))
@@ -185,19 +167,20 @@ def _copy_known(
     """Copies the states of those rows that an earlier bundle had; returns the others."""
     is_hit, known_rows = index.find(tokens.content_hashes[rows])
     # the hash is over the text before it is cut and split, so tokens of one model are equal too
-    target = ItemTokens(tokens.token_ids, tokens.offsets).rows(rows[is_hit] + 1)
-    states[torch.from_numpy(target)] = known.states[torch.from_numpy(known.tokens.rows(known_rows + 1))]
+    states[tokens.places(rows[is_hit])] = known.states[known.tokens.places(known_rows)]
     return rows[~is_hit]
 
 
 @torch.no_grad()
-def _run(model: HatLLM, tokens: CatalogueTokens, rows: np.ndarray, states: torch.Tensor, *, device: str) -> None:
+def _run(
+    model: HatLLM, tokens: CatalogueTokens, rows: np.ndarray, states: torch.Tensor, *, options: EmbedOptions
+) -> None:
     if len(rows) == 0:
         return
     lengths = tokens.lengths[rows]
-    for batch in plan_batches(lengths, token_budget=_BATCH_TOKENS):
+    for batch in plan_batches(lengths, token_budget=options.batch_tokens):
         chosen = rows[batch]
-        padded = model.item_tokenizer.collate(tokens.of_rows(chosen)).to(device)
+        padded = model.item_tokenizer.collate(tokens.of_rows(chosen)).to(options.device)
         computed = model.item_states(padded)
         for row, of_item, length in zip(chosen, computed, tokens.lengths[chosen], strict=True):
             start = tokens.offsets[row]

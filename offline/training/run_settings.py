@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from model_store.errors import InvalidInput
 
@@ -72,6 +72,8 @@ class RunSettings(ABC):
         validation_cases: Evaluate on at most this many during training; None: all.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
+
+    kind: ClassVar[str]
 
     data: Path
     store: str

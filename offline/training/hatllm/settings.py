@@ -90,6 +90,8 @@ class HatTrainSettings(RunSettings):
             each other than any threshold, and without negatives they would stay so.
     """
 
+    kind = "hatllm"
+
     backbone: str | None = None
     random_init: bool = False
     num_layers: int | None = None

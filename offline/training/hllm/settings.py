@@ -77,6 +77,8 @@ class TrainSettings(RunSettings):
         lora_user: Adapters on the User LLM too.
     """
 
+    kind = "hllm"
+
     item_llm: str | None = None
     user_llm: str | None = None
     item_input: Literal["text", "id"] = "text"

@@ -160,5 +160,5 @@ def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
 
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InvalidInput, match="another process is embedding"):
+        with pytest.raises(InvalidInput, match="another process is working"):
             embed_catalogue(small_hllm(), shop_catalogue(3), directory=tmp_path)

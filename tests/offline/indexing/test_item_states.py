@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.store import ModelStore
+from model_store.catalogue.item_segments import ItemSegments
 from model_store.catalogue.item_states import STATES_FILE
+from model_store.catalogue.item_text import TokenBatch
 from model_store.errors import ArtifactCorrupt, InvalidInput
 from model_store.hatllm.network import HatLLM
 from model_store.kinds import make_user_encoder
@@ -84,7 +87,7 @@ def test_a_killed_run_goes_on_after_its_last_block(
 def test_unchanged_items_are_copied(model: HatLLM, tmp_path: Path) -> None:
     before = compute_states(model, shop_catalogue(40), directory=tmp_path / "a")
     assert before.states is not None
-    known = KnownStates(before.tokens.content_hashes, before.item_tokens, before.states)
+    known = KnownStates(before.tokens, before.states)
     after = compute_states(model, shop_catalogue(43, changed=[3, 30]), directory=tmp_path / "b", known=known)
     assert (after.num_computed, after.num_reused) == (5, 38)
     assert_right(model, after)
@@ -193,3 +196,28 @@ def test_a_killed_reindex_goes_on_and_publishes_right_states(model: HatLLM, tmp_
         with torch.no_grad():
             alone = model.item_states(model.item_tokenizer.collate(bundle.item_tokens.of(np.array([item_index]))))[0]
         torch.testing.assert_close(bundle.item_states[torch.from_numpy(rows)], alone, atol=1e-5, rtol=0)
+
+
+def test_a_reindex_tokenises_each_title_and_runs_it_through_in_once(
+    model: HatLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised, ran = [], []
+    encode, item_states_of = type(model.item_tokenizer).encode, HatLLM.item_states
+
+    def counted_encode(self: ItemSegments, texts: Sequence[str]) -> list[list[int]]:
+        tokenised.extend(texts)
+        return encode(self, texts)
+
+    def counted_states(self: HatLLM, tokens: TokenBatch) -> torch.Tensor:
+        ran.append(len(tokens.input_ids))
+        return item_states_of(self, tokens)
+
+    monkeypatch.setattr(ItemSegments, "encode", counted_encode)
+    monkeypatch.setattr(HatLLM, "item_states", counted_states)
+    manifest = add_hatllm(ModelStore(tmp_path / "store"), model)
+
+    reindex(tmp_path, manifest.model_id, num_items=60)
+    assert (len(tokenised), sum(ran)) == (60, 60)
+
+    reindex(tmp_path, manifest.model_id, num_items=61, changed=(4,))
+    assert (len(tokenised), sum(ran)) == (62, 62)

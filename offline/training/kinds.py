@@ -1,0 +1,59 @@
+"""What batch jobs add to each kind of model of ``model_store/kinds.py``: training, and what is made of items."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model_store.artifacts.manifest import ModelManifest
+from offline.indexing.hatllm_items import prepare_hatllm_items
+from offline.indexing.prepare_items import ItemWork, PreparedItems, embed_items
+from offline.training.hatllm.settings import HatTrainSettings
+from offline.training.hllm.settings import TrainSettings
+from offline.training.run_settings import RunSettings
+
+
+@dataclass(frozen=True)
+class OfflineKind:
+    """One kind of model, for batch jobs.
+
+    Attributes:
+        settings: What a training run is told; its fields are the options of the command.
+        train: Such settings to a model in the store.
+        prepare_items: Makes all that a bundle keeps of its items.
+        demo: Options of the demo's training, beside those of every kind.
+    """
+
+    settings: type[RunSettings]
+    train: Callable[[Any], ModelManifest]
+    prepare_items: Callable[[ItemWork], PreparedItems]
+    demo: Mapping[str, Any]
+
+
+# The training libraries take seconds to import, which a help text or a reindex need not wait for.
+def _train_hllm(settings: TrainSettings) -> ModelManifest:
+    from offline.training.hllm.run import train_hllm
+
+    return train_hllm(settings)
+
+
+def _train_hatllm(settings: HatTrainSettings) -> ModelManifest:
+    from offline.training.hatllm.run import train_hatllm
+
+    return train_hatllm(settings)
+
+
+KINDS: dict[str, OfflineKind] = {
+    "hllm": OfflineKind(
+        settings=TrainSettings,
+        train=_train_hllm,
+        prepare_items=embed_items,
+        # short texts: on two cores the Item LLM is most of the work
+        demo={"text_fields": ("title",), "item_prompt": ""},
+    ),
+    "hatllm": OfflineKind(
+        settings=HatTrainSettings,
+        train=_train_hatllm,
+        prepare_items=prepare_hatllm_items,
+        demo={"objective": "both"},
+    ),
+}
