@@ -23,7 +23,6 @@ import typer
 from model_store.artifacts.durable import sync_directory
 from model_store.errors import InvalidInput
 from model_store.people.event_log import LoggedErasure, LoggedEvent, LoggedMerge
-from offline.export.event_stream import BEGINNING, EventStream, Position, format_position, parse_position
 from offline.export.files import (
     EVENT_SCHEMA,
     Manifest,
@@ -37,6 +36,7 @@ from offline.export.files import (
 from offline.export.ids import Identities, KnownIds
 from offline.export.notes import Note, Notes, read_notes, session_user, write_notes
 from offline.job import job
+from offline.redis.event_stream import BEGINNING, EventStream, Position, format_position, parse_position
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)

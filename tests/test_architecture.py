@@ -16,7 +16,7 @@ FORBIDDEN = {
 # library -> the paths that may import it
 HOMES = {
     "faiss": ("model_store/index/",),
-    "redis": ("service/redis/", "offline/export/event_stream.py"),
+    "redis": ("service/redis/", "offline/redis/"),
     "fastapi": ("service/app.py", "service/http/", "service/mcp/", "service/routes/", "service/workers/server.py"),
     "starlette": ("service/app.py", "service/http/", "service/routes/"),
     "mcp": ("service/mcp/",),

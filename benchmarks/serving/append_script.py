@@ -6,7 +6,6 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import typer
@@ -14,11 +13,10 @@ import uvloop
 from redis.asyncio import Redis
 
 from benchmarks.serving.traffic import POOL_USERS
+from model_store.people.appending import RetentionLimits, append_call, append_script
 from model_store.people.event_log import pack_event
 from model_store.people.owner import Owner
 from service.redis.calls import Script
-from service.redis.histories import RetentionLimits
-from service.redis.keys import log_key, owner_key
 
 _CALLERS = 4
 # More batches than any machine takes in a second.
@@ -44,19 +42,18 @@ def _batch(item_ids: Sequence[str], num_events: int, number: int) -> list[Call]:
         event_id = f"script-{time.monotonic_ns()}-{number}-{at}"
         payload = pack_event(chance.choice(item_ids), "click", event_id, None, {})
         by_user.setdefault(f"reporter-{at % POOL_USERS}", []).append((event_id, now - num_events + at, payload))
-    settings = (limits.max_events, limits.max_remembered, limits.ttl_seconds, f"{number:016x}")
     calls: list[Call] = []
     for user_id, events in by_user.items():
-        owner = Owner(user_id)
-        keys = (owner_key(owner, "history"), owner_key(owner, "event_ids"), log_key(owner))
-        named = (limits.max_logged_per_shard, owner.field, owner.id)
-        calls.append((len(keys), *keys, *settings, *named, *chain.from_iterable(events)))
+        keys, arguments = append_call(
+            Owner(user_id), events, limits, token=f"{number:016x}", max_logged=limits.max_logged_per_shard
+        )
+        calls.append((len(keys), *keys, *arguments))
     return calls
 
 
 async def _call_all(redis_url: str, batches: list[list[Call]], seconds: float) -> tuple[int, float]:
     """How many batches were taken, and the time that it took."""
-    client, script = Redis.from_url(redis_url, protocol=2), Script("append_events")
+    client, script = Redis.from_url(redis_url, protocol=2), Script("append_events", append_script())
     await client.script_load(script.source)
     waiting = iter(batches)
     started = time.perf_counter()

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from model_store.artifacts.durable import write_atomically
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import INTERACTION_SCHEMA
-from offline.export.event_stream import Position, format_position, parse_position
+from offline.redis.event_stream import Position, format_position, parse_position
 
 MANIFEST_FILE = "export.json"
 SCHEMA_VERSION = 1

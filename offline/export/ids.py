@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from model_store.people.event_log import LoggedErasure, LoggedEvent
-from offline.export.event_stream import BEGINNING, Position, format_position
 from offline.export.files import SeenIds
 from offline.export.notes import Note
+from offline.redis.event_stream import BEGINNING, Position, format_position
 
 _ID = np.dtype("S16")
 # A file is merged with the one before it if that is less than so many times as large.

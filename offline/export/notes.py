@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from model_store.errors import InvalidInput
 from model_store.people.event_log import LoggedErasure, LoggedMerge
 from model_store.people.owner import Owner
-from offline.export.event_stream import Position, format_position, parse_position
 from offline.export.files import NOTE_SCHEMA
+from offline.redis.event_stream import Position, format_position, parse_position
 
 # Sessions that were never merged are users of their own in a dataset.
-_SESSION_PREFIX = "session:"
+SESSION_PREFIX = "session:"
 # A dataset's ids have at most 256 characters.
 _MAX_SESSION_CHARACTERS = 240
 
@@ -67,7 +67,7 @@ def session_user(session_id: str) -> str:
     """The user that stands for a session which was not merged into one."""
     if len(session_id) > _MAX_SESSION_CHARACTERS:
         session_id = hashlib.sha256(session_id.encode()).hexdigest()
-    return f"{_SESSION_PREFIX}{session_id}"
+    return f"{SESSION_PREFIX}{session_id}"
 
 
 def write_notes(path: Path, notes: list[Note]) -> None:

@@ -58,14 +58,15 @@ def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | Redi
 
 
 class Script:
-    """One Lua script of this package.
+    """One Lua script.
 
     Args:
-        name: Of its file, without ``.lua``.
+        name: Of its file in this package, without ``.lua``.
+        source: Of a script that is kept elsewhere.
     """
 
-    def __init__(self, name: str) -> None:
-        self.source = files("service.redis").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    def __init__(self, name: str, source: str | None = None) -> None:
+        self.source = source or files("service.redis").joinpath(f"{name}.lua").read_text(encoding="utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

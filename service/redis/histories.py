@@ -12,15 +12,14 @@ import math
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
+from model_store.people.appending import ARRIVAL_DIGITS, RetentionLimits, append_call, append_script
 from model_store.people.event_log import pack_event, unpack_events
-from model_store.people.owner import NUM_SHARDS, Owner
+from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
 from service.http.random_ids import random_hex
 from service.people.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
@@ -32,7 +31,6 @@ __all__ = ["RedisHistoryStore", "RetentionLimits", "connect"]
 
 LOGGER = logging.getLogger(__name__)
 
-_ARRIVAL_DIGITS = 16
 _LOG_FULL = -1
 _LOG_FULL_RETRY_SECONDS = 30
 # So long after it refused events, and has taken none since, it is not whole; /readyz turns back within two seconds.
@@ -41,34 +39,6 @@ _REFUSED_SECONDS = 1.5
 _MAX_MERGED_SESSIONS = 1_000
 # A session that gets events all the time is not waited for.
 _MERGE_ROUNDS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionLimits:
-    """What is kept of one user or session, and how much may wait for export.
-
-    Attributes:
-        max_events: Newest interactions that stay, and less than a tenth more: the oldest ones are dropped together.
-        max_remembered: Newest event ids (and batch tokens) that are still recognised as duplicates.
-        ttl_seconds: Both are forgotten this long after the last event of a user.
-        session_ttl_seconds: The same for a session.
-        max_logged: Events that may wait in the log, shared evenly by its shards; 0 = nothing is logged.
-    """
-
-    max_events: int = 500
-    max_remembered: int = 2_000
-    ttl_seconds: int = 90 * 86_400
-    session_ttl_seconds: int = 86_400
-    max_logged: int = 1_000_000
-
-    @property
-    def max_logged_per_shard(self) -> int:
-        """Beyond it, new events of the shard's users are refused."""
-        return -(-self.max_logged // NUM_SHARDS)
-
-    def ttl_of(self, owner: Owner) -> int:
-        """Seconds for which an owner is remembered after their last event."""
-        return self.session_ttl_seconds if owner.is_session else self.ttl_seconds
 
 
 class RedisHistoryStore:
@@ -85,7 +55,7 @@ class RedisHistoryStore:
         self._limits = limits
         self._eraser = Eraser(self._calls, is_logged=limits.max_logged > 0)
         self._refused_at = -math.inf
-        self._append_script = Script("append_events")
+        self._append_script = Script("append_events", append_script())
         self._close_script = Script("close_session")
 
     @property
@@ -135,11 +105,9 @@ class RedisHistoryStore:
 
     async def _append(self, owner: Owner, events: Sequence[Event], token: str, *, max_logged: int) -> list[bool] | None:
         """Per event whether it was new; None if the log is full."""
-        keys = (owner_key(owner, "history"), owner_key(owner, "event_ids"), log_key(owner))
-        limits = self._limits
-        settings = (limits.max_events, limits.max_remembered, limits.ttl_of(owner), token, max_logged)
-        triples = chain.from_iterable((event.event_id, event.timestamp, _payload(event)) for event in events)
-        length, *is_new = await self._calls.run(self._append_script, keys, *settings, owner.field, owner.id, *triples)
+        stored = ((event.event_id, event.timestamp, _payload(event)) for event in events)
+        keys, arguments = append_call(owner, stored, self._limits, token=token, max_logged=max_logged)
+        length, *is_new = await self._calls.run(self._append_script, keys, *arguments)
         return None if length == _LOG_FULL else [bool(one) for one in is_new]
 
     async def read(
@@ -269,6 +237,6 @@ def _payload(event: Event) -> bytes:
 
 def _events(owner: Owner, rows: Sequence[tuple[bytes, float]]) -> Iterator[Event]:
     user_id, session_id = (None, owner.id) if owner.is_session else (owner.id, None)
-    payloads = unpack_events(member[_ARRIVAL_DIGITS:] for member, _ in rows)
+    payloads = unpack_events(member[ARRIVAL_DIGITS:] for member, _ in rows)
     for (_, score), (item_id, kind, event_id, recommendation_id, properties) in zip(rows, payloads, strict=True):
         yield Event(event_id, user_id, item_id, int(score), kind, recommendation_id, properties, session_id)

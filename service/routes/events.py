@@ -1,12 +1,13 @@
 """``POST /events``."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
 from pydantic import ValidationError
 
+from model_store.people.appending import derived_event_id
+from model_store.people.owner import Owner
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
 from service.people.history_store import Event
@@ -67,9 +68,8 @@ def _event(event: EventIn) -> Event:
 
 def _derived_id(event: EventIn) -> str:
     """The same interaction sent twice is the same event, also from a caller who has no ids."""
-    owner = (event.user_id,) if event.user_id else ("", event.session_id)
-    text = "\x00".join((*owner, event.item_id, event.type, str(event.timestamp)))
-    return f"derived-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    owner = Owner(event.user_id) if event.user_id else Owner(event.session_id, is_session=True)
+    return derived_event_id(owner, event.item_id, event.type, event.timestamp)
 
 
 def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from model_store.errors import InvalidInput
 from offline.dataset.formats import canonical
 from offline.dataset.formats.rows import RawInteraction, RowLog, Source
-from offline.export.event_stream import parse_position
 from offline.export.files import EVENT_SCHEMA, MANIFEST_FILE, read_manifest
 from offline.export.notes import Notes, read_notes
+from offline.redis.event_stream import parse_position
 
 _ROWS_AT_ONCE = 20_000
 _COLUMNS = ("user_id", "item_id", "timestamp", "type", "rating", "event_id", "session_id", "log_id")

@@ -8,6 +8,7 @@ import orjson
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from model_store.people.appending import DEFAULT_EVENT_TYPE
 from service.routes.schemas.wire import MAX_ID_LENGTH, Identifier, Timestamp, Wire
 
 MAX_EVENTS = 1_000
@@ -58,7 +59,7 @@ class EventIn(Wire):
         ),
     ]
     item_id: Identifier
-    type: Annotated[str, Field(min_length=1, max_length=64)] = "click"
+    type: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_EVENT_TYPE
     timestamp: Annotated[Timestamp, AfterValidator(_is_not_in_the_future)]
     recommendation_id: Annotated[
         Identifier | None, Field(description="Of the answer that led to it; kept with the event, and counted")

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offline.export.event_stream import EventStream
 from offline.export.files import EVENT_SCHEMA, read_manifest
 from offline.export_events import ExportOptions, ExportResult, export_events
+from offline.redis.event_stream import EventStream
 from service.people.history_store import Event
 from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
 

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from offline.dataset.formats import events as reader
 from offline.dataset.formats.rows import RowLog
-from offline.export.event_stream import EventStream
 from offline.export_events import ExportOptions, export_events
+from offline.redis.event_stream import EventStream
 from service.people.history_store import Event
 from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
 from tests.offline.export.log_writing import exported

@@ -1,13 +1,9 @@
-"""Reads and trims the event log in Redis or Redis Cluster; the only place of the batch jobs that talks to Redis."""
+"""Reads and trims the event log in Redis or Redis Cluster."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from redis import Redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 
 from model_store.errors import InvalidInput
 from model_store.people.event_log import (
@@ -19,13 +15,13 @@ from model_store.people.event_log import (
     trimmed_key,
 )
 from model_store.people.owner import NUM_SHARDS
+from offline.redis.connection import connect, one_line
 
 Position = tuple[int, int]
 Entry = LoggedEvent | LoggedMerge | LoggedErasure
 
 BEGINNING: Position = (0, 0)
 _ENTRIES_AT_ONCE = 2_000
-_RETRIES = 5
 
 # Both in one step, so that whoever exports to another place can see that they missed something.
 _TRIM = """
@@ -59,17 +55,7 @@ class EventStream:
     """
 
     def __init__(self, url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -> None:
-        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), _RETRIES)
-        options: dict[str, Any] = {
-            "retry": retry,
-            "socket_timeout": timeout_seconds,
-            "socket_connect_timeout": timeout_seconds,
-        }
-        try:
-            self._client: Any = RedisCluster.from_url(url, **options) if cluster else Redis.from_url(url, **options)
-            self._client.ping()
-        except (RedisError, OSError, ValueError) as error:
-            raise InvalidInput(f"Redis at --redis-url does not answer: {_one_line(error)}") from error
+        self._client = connect(url, cluster=cluster, timeout_seconds=timeout_seconds)
 
     def __enter__(self) -> "EventStream":
         return self
@@ -85,7 +71,7 @@ class EventStream:
                 ends[shard] = parse_position(self._call("xinfo_stream", stream_key(shard))["last-generated-id"])
             except ResponseError as error:
                 if "no such key" not in str(error):
-                    raise InvalidInput(f"the log of shard {shard} cannot be read: {_one_line(error)}") from error
+                    raise InvalidInput(f"the log of shard {shard} cannot be read: {one_line(error)}") from error
         return ends
 
     def trimmed(self) -> dict[int, Position]:
@@ -117,7 +103,7 @@ class EventStream:
                     entry = read_entry(fields)
                 except (ValueError, KeyError, TypeError) as error:
                     raise InvalidInput(
-                        f"entry {format_position(after)} of shard {shard} cannot be read ({_one_line(error)}): it may "
+                        f"entry {format_position(after)} of shard {shard} cannot be read ({one_line(error)}): it may "
                         "be of a newer version of the service; nothing was skipped"
                     ) from error
                 yield after, entry
@@ -136,8 +122,4 @@ class EventStream:
         except ResponseError:
             raise
         except (RedisError, OSError) as error:
-            raise InvalidInput(f"Redis does not answer: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+            raise InvalidInput(f"Redis does not answer: {one_line(error)}") from error
