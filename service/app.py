@@ -16,7 +16,7 @@ from service.http.hosts import AllowedHosts
 from service.http.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
 from service.metrics.metrics import Metrics
 from service.routes import admin as catalogue_admin
-from service.routes import console, decisions, events, items, llms, recommend
+from service.routes import console, decisions, events, items, llms, recommend, reference
 from service.routes import people as users
 from service.routes import probes as operations
 from service.settings import Settings
@@ -69,6 +69,9 @@ def create_app(
         version=version("hatstand"),
         description="Recommendations from hierarchical language models.",
         lifespan=lifespan,
+        # FastAPI's own pages load what they show from a public network
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.metrics = metrics
     app.state.authenticator = Authenticator(settings, metrics)
@@ -95,7 +98,8 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
-    app.include_router(llms.router, include_in_schema=False)
+    for router in (llms.router, reference.router):
+        app.include_router(router, include_in_schema=False)
     console.install(app, settings)
     return app
 

@@ -30,23 +30,15 @@ _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v1/livez", "/v1/readyz",
 _LINGER_SECONDS = 2.0
 _GONE = 499
 
-_CONTENT_POLICY = b"content-security-policy"
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
-    (_CONTENT_POLICY, b"default-src 'none'; frame-ancestors 'none'"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 _SECURITY_NAMES = frozenset(name for name, _ in _SECURITY_HEADERS)
-# FastAPI's own pages load their script and style from a public network.
-_DOCUMENTATION = frozenset({"/docs", "/redoc", "/docs/oauth2-redirect"})
-_DOCUMENTATION_POLICY = (
-    b"default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'unsafe-inline' "
-    b"https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com; connect-src 'self'; worker-src blob:; "
-    b"frame-ancestors 'none'"
-)
 
 
 @dataclass(frozen=True)
@@ -252,9 +244,6 @@ def _completed(headers: list[tuple[bytes, bytes]], scope: Scope) -> list[tuple[b
     completed += [
         (key, value.encode()) for name, value in earned.items() if (key := name.lower().encode()) not in given
     ]
-    if scope["path"] in _DOCUMENTATION and _CONTENT_POLICY not in given:
-        given.add(_CONTENT_POLICY)
-        completed.append((_CONTENT_POLICY, _DOCUMENTATION_POLICY))
     # Most answers have none of them, so that nothing is looked at one by one.
     missing = given.isdisjoint(_SECURITY_NAMES)
     completed += _SECURITY_HEADERS if missing else [one for one in _SECURITY_HEADERS if one[0] not in given]
