@@ -303,13 +303,19 @@ def _asked_beside(service: ServiceProcess) -> tuple[threading.Thread, list[httpx
     return asking, answers
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_term_signal_lets_what_is_in_flight_end_and_takes_nothing_new(
-    shop_root: Path, redis: RedisProcess, tmp_path: Path
+    shop_root: Path, redis: RedisProcess, tmp_path: Path, workers: str
 ) -> None:
     with (
         tcp_proxy(("127.0.0.1", redis.port), delay_seconds=0.0) as proxy,
         _service(
-            tmp_path, shop_root, f"redis://127.0.0.1:{proxy.port}/0", redis_timeout_seconds="10", fallback="off"
+            tmp_path,
+            shop_root,
+            f"redis://127.0.0.1:{proxy.port}/0",
+            redis_timeout_seconds="10",
+            fallback="off",
+            workers=workers,
         ) as service,
         service.client() as client,
     ):
@@ -326,8 +332,9 @@ def test_a_term_signal_lets_what_is_in_flight_end_and_takes_nothing_new(
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_takes_longer_than_it_may_is_told_so_and_the_exit_is_a_clean_one(
-    shop_root: Path, redis: RedisProcess, tmp_path: Path
+    shop_root: Path, redis: RedisProcess, tmp_path: Path, workers: str
 ) -> None:
     with (
         tcp_proxy(("127.0.0.1", redis.port), delay_seconds=0.0) as proxy,
@@ -339,6 +346,7 @@ def test_what_takes_longer_than_it_may_is_told_so_and_the_exit_is_a_clean_one(
             request_timeout_ms="60000",
             fallback="off",
             shutdown_seconds="1",
+            workers=workers,
         ) as service,
         service.client() as client,
     ):
@@ -353,11 +361,12 @@ def test_what_takes_longer_than_it_may_is_told_so_and_the_exit_is_a_clean_one(
         assert (answers[0].status_code, answers[0].json()["code"]) == (503, "not_ready")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_load_balancers_may_be_given_time_to_notice(
-    shop_root: Path, redis_server: EmbeddedRedis, tmp_path: Path
+    shop_root: Path, redis_server: EmbeddedRedis, tmp_path: Path, workers: str
 ) -> None:
     with (
-        _service(tmp_path, shop_root, redis_server.url, shutdown_delay_seconds="2") as service,
+        _service(tmp_path, shop_root, redis_server.url, shutdown_delay_seconds="2", workers=workers) as service,
         service.client() as client,
     ):
         started = time.monotonic()
