@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from hatstand_client import Client
+from offline.dataset.formats.rows import Interaction, Item
+from offline.dataset.writer import WriteOptions, write_dataset
 from tests.clients.conftest import KEYS
 from tests.clients.javascript.test_hatstand import find_node
 from tests.processes.service_process import ServiceProcess
@@ -57,3 +59,23 @@ def test_the_javascript_of_the_page_runs(shop_service: ServiceProcess, tmp_path:
     assert "422 invalid_request /k:" in printed
     assert sorted(kind for kind, _ in _history(shop_service, "customer-8")) == ["click", "purchase"]
     assert _history(shop_service, "customer-10") == [("click", "i1"), ("click", "i2")]
+
+
+def test_the_command_of_the_page_makes_the_users_of_a_dataset_known(
+    shop_service: ServiceProcess, tmp_path: Path
+) -> None:
+    items = [Item(f"i{number}", f"thing {number}", {}) for number in range(1, 61)]
+    log = [Interaction("from-the-log", f"i{number}", 1_700_000_000 + number, "click") for number in range(1, 5)]
+    log.append(Interaction("somebody-else", "i9", 1_700_000_000))
+    write_dataset(tmp_path / "dataset", items=items, interactions=log, options=WriteOptions(source="test"))
+    [command] = re.findall(r"^\.venv/bin/python (-m offline\.load_histories .*)$", PAGE, re.MULTILINE)
+    redis_url = shop_service.settings["redis_url"]
+    arguments = [
+        {"dataset": str(tmp_path / "dataset"), "redis://localhost:6379/0": redis_url}.get(word, word)
+        for word in command.split()
+    ]
+    with Client(shop_service.url, api_key=KEYS["operator"]) as client:
+        assert client.recommend(user_id="from-the-log").source == "fallback:popular"
+        _run([sys.executable, *arguments])
+        assert client.recommend(user_id="from-the-log").source == "model"
+    assert _history(shop_service, "from-the-log") == [("click", f"i{number}") for number in range(1, 5)]
