@@ -54,6 +54,19 @@ def test_fields_can_be_chosen_and_come_in_the_order_asked(catalogue: Catalogue) 
         catalogue.fields(1, ["colour"])
 
 
+def test_values_of_a_column_are_the_same_however_often_they_are_asked_for(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.catalogue.catalogue._MAX_KEPT_VALUES", 2)
+    for indices in ([1, 3], [3, 1, 1], [2], [4, 2, 1, 3], []):
+        rows = [index - 1 for index in indices]
+        for name in ("title", "tags", "popularity"):
+            expected = [catalogue.column(name)[row].as_py() for row in rows]
+            assert catalogue.values(name, indices) == expected
+    with pytest.raises(InvalidInput, match="no field 'colour'"):
+        catalogue.values("colour", [1])
+
+
 def test_attributes_are_neither_title_nor_bookkeeping(catalogue: Catalogue) -> None:
     assert catalogue.attribute_names == ["category", "price", "tags"]
     assert catalogue.column("category").to_pylist() == ["Tools", "Toys", None, "Toys"]
