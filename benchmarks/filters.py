@@ -26,7 +26,7 @@ from service.recommend.candidates.admissible import admissible_items
 from service.recommend.candidates.filter_wire import FilterNode
 from service.recommend.deadline import Deadline
 from service.recommend.known import Known
-from service.recommend.ranking.answering import ModelView, answer
+from service.recommend.ranking.answering import ModelView, make_answer
 from service.recommend.ranking.planner import Choice, PlanName
 from service.recommend.ranking.retrieve import run_plan
 
@@ -130,7 +130,7 @@ def _plain_search(served: Any, k: int, user: np.ndarray) -> Any:
 
 
 def _answer(served: Any, query: Query, user: np.ndarray) -> Any:
-    return answer(Ask(query, (), served, "retrieve", Deadline.after(10.0)), Known(), ModelView(user=user))
+    return make_answer(Ask(query, (), served, "retrieve", Deadline.after(10.0)), Known(), ModelView(user=user))
 
 
 def _evaluate_anew(served: Any, node: Any) -> None:

@@ -95,8 +95,8 @@ def embedding_of(document: dict[str, Any]) -> np.ndarray | None:
 
 
 def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
-    ask, answered, trace, served = decision.ask, decision.answered, decision.trace, decision.ask.served
-    query, embedding, hidden = ask.query, answered.earlier_embedding, decision.known.hidden.item_ids
+    ask, answer, trace, served = decision.ask, decision.answer, decision.trace, decision.ask.served
+    query, embedding, hidden = ask.query, answer.earlier_embedding, decision.known.hidden.item_ids
     assignment, scenario = ask.assignment, query.scenario
     excluded = list(query.exclude_item_ids)
     created = datetime.fromtimestamp(decision.created_at, UTC)
@@ -120,14 +120,14 @@ def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
         "excluded": {"count": len(excluded), "item_ids": excluded if leave_out < 2 else None},
         "history": _history(decision, is_whole=leave_out < 2),
         "hidden": {"count": len(hidden), "item_ids": sorted(hidden) if len(hidden) <= _MAX_HIDDEN else None},
-        "segment_attribute": answered.segment_attribute,
+        "segment_attribute": answer.segment_attribute,
         "earlier_embedding": (
             None if embedding is None else base64.b64encode(np.asarray(embedding, dtype=np.float32).tobytes()).decode()
         ),
         "counts": dict(trace.counts),
         "plans": [asdict(plan) for plan in trace.plans],
         "steps": [asdict(step) for step in trace.steps],
-        "source": answered.source,
+        "source": answer.source,
         "fallback_reason": trace.fallback_reason,
         "warnings": list(trace.warnings),
         "timing_ms": trace.timing.milliseconds(),
@@ -139,7 +139,7 @@ def _document(decision: Decision, *, leave_out: int) -> dict[str, Any]:
                 if leave_out < 1
                 else [],
             }
-            for item in answered.items
+            for item in answer.items
         ],
     }
 

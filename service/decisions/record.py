@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.recommend.ask import Ask
 from service.recommend.known import Known
-from service.recommend.ranking.answering import Answered
+from service.recommend.ranking.answering import Answer
 from service.recommend.trace import Trace
 
 
@@ -21,7 +21,7 @@ class Decision:
         created_at: When it was made, in seconds since 1970.
         ask: What was asked, with what the scenario and the settings say.
         known: The history, and what operators had hidden.
-        answered: The answer.
+        answer: The answer.
         trace: What happened on the way.
     """
 
@@ -29,7 +29,7 @@ class Decision:
     created_at: float
     ask: Ask
     known: Known
-    answered: Answered
+    answer: Answer
     trace: Trace
 
 

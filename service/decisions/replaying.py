@@ -36,7 +36,7 @@ from service.recommend.deadline import Deadline, StepTimes
 from service.recommend.known import Known, Past
 from service.recommend.model_call import ModelAsker
 from service.recommend.protocols import EncodedUser, RanWork
-from service.recommend.ranking.answering import ModelView, answer
+from service.recommend.ranking.answering import ModelView, make_answer
 from service.recommend.ranking.sources import latest_vector
 
 T = TypeVar("T")
@@ -123,8 +123,8 @@ async def replay_record(
     known = Known(past, known_history(served.catalogue, history), hidden=hidden)
     check_query(served, query)
     view = await _view(ask, known, source, earlier, failed)
-    answered, _ = answer(ask, known, view, segments if attribute is not None else None)
-    return Replay(recorded, [_pair(item) for item in answered.items])
+    answer, _ = make_answer(ask, known, view, segments if attribute is not None else None)
+    return Replay(recorded, [_pair(item) for item in answer.items])
 
 
 def _pair(item: RankedItem) -> tuple[str, float]:

@@ -16,7 +16,7 @@ from model_store.people.owner import Owner
 from service.people.embeddings import AgedCache
 from service.recommend.ask import SOURCE_MODEL, Ask
 from service.recommend.known import Known
-from service.recommend.ranking.answering import Answered
+from service.recommend.ranking.answering import Answer
 from service.recommend.trace import StepNote, Timing, Trace
 
 # What one user may ask in turns: a few places of a site, a few lengths of a list.
@@ -37,12 +37,12 @@ class Repeat:
     """An answer that may be given again.
 
     Attributes:
-        answered: The answer.
+        answer: The answer.
         trace: What to tell of it when it is given again: its warnings and counts, and no times.
         num_bytes: What it takes, about.
     """
 
-    answered: Answered
+    answer: Answer
     trace: Trace
     num_bytes: int
 
@@ -84,22 +84,22 @@ class Repeats:
         kept = self._cache.get(owner.hash)
         return None if kept is None else kept.value.get(key)
 
-    def keep(self, owner: Owner, key: bytes, answered: Answered, trace: Trace) -> None:
+    def keep(self, owner: Owner, key: bytes, answer: Answer, trace: Trace) -> None:
         """Keeps an answer if it is the model's, whole, and would be made the same again.
 
         Args:
             owner: Whose history it was made of.
             key: Of the request.
-            answered: The answer.
+            answer: The answer.
             trace: How it was made, since the history was read.
         """
-        is_whole = answered.source == SOURCE_MODEL and trace.fallback_reason is None
+        is_whole = answer.source == SOURCE_MODEL and trace.fallback_reason is None
         if not is_whole or not _LASTING.issuperset(warning.partition(":")[0] for warning in trace.warnings):
             return
         again = replace(trace, steps=(StepNote(SOURCE_MODEL, _REPEATED),), timing=Timing())
         kept = self._cache.get(owner.hash)
         answers = {} if kept is None else {name: one for name, one in kept.value.items() if name != key}
-        answers[key] = Repeat(answered, again, _num_bytes(answered))
+        answers[key] = Repeat(answer, again, _num_bytes(answer))
         for oldest in list(answers)[:-_MAX_QUESTIONS]:
             del answers[oldest]
         self._cache.put(owner.hash, answers, sum(one.num_bytes for one in answers.values()))
@@ -113,8 +113,8 @@ class Repeats:
         self._cache.clear()
 
 
-def _num_bytes(answered: Answered) -> int:
-    items = answered.items
+def _num_bytes(answer: Answer) -> int:
+    items = answer.items
     fields = len(orjson.dumps([item.fields for item in items], default=str))
     reasons = sum(len(item.reasons) for item in items)
     return fields + (len(items) + reasons) * _ITEM_BYTES

@@ -25,7 +25,7 @@ from service.recommend.history import HistorySource
 from service.recommend.known import Known
 from service.recommend.model_call import ModelAsker
 from service.recommend.protocols import BlockingRunner, DecisionSink, HiddenReader, ModelQueue
-from service.recommend.ranking.answering import Answered
+from service.recommend.ranking.answering import Answer
 from service.recommend.steps import Ladder
 from service.recommend.trace import NOTHING, Timing, Trace, warning_of
 
@@ -119,28 +119,28 @@ class Recommender:
         check_query(ask.served, query)
         check_segment(ask.served.catalogue, query.segment)
         known, read = await self._know(ask)
-        answered, made = await self._answer(ask, known, chosen + read)
+        answer, made = await self._answer(ask, known, chosen + read)
         if ask.deadline.left < 0:
             made += warning_of(
                 f"late: it took longer than {ask.deadline.seconds * 1_000:.0f} ms, as this machine is busy"
             )
         trace = chosen + read + made + Trace(timing=Timing(total=time.perf_counter() - started))
-        if answered.source == SOURCE_MODEL and trace.fallback_reason is not None:
+        if answer.source == SOURCE_MODEL and trace.fallback_reason is not None:
             trace = replace(trace, fallback_reason=None)
         name = new_recommendation_id(ask.owners[0] if ask.owners else None)
         if query.history is None:
             self._last_known.visibility.answered(ask.owners, known.past.events)
-        self._decisions.record(Decision(name, time.time(), ask, known, answered, trace))
+        self._decisions.record(Decision(name, time.time(), ask, known, answer, trace))
         return Recommendation(
             recommendation_id=name,
             served=ask.served,
             mode=ask.mode,
-            items=answered.items,
-            source=answered.source,
-            history_length=len(known.read_items) if answered.source in _BY_MODEL else 0,
+            items=answer.items,
+            source=answer.source,
+            history_length=len(known.read_items) if answer.source in _BY_MODEL else 0,
             trace=trace,
             assignment=ask.assignment,
-            ranked=answered.ranked,
+            ranked=answer.ranked,
         )
 
     async def _know(self, ask: Ask) -> tuple[Known, Trace]:
@@ -159,20 +159,20 @@ class Recommender:
         read_items = items[len(items) - ask.served.encoder.window(len(items)) :] if len(items) else items
         return Known(past, history, read_items, hidden, num_erasures, num_forgotten), trace
 
-    async def _answer(self, ask: Ask, known: Known, before: Trace) -> tuple[Answered, Trace]:
+    async def _answer(self, ask: Ask, known: Known, before: Trace) -> tuple[Answer, Trace]:
         """The answer, and what happened since the history was read; the one before where the same was asked before."""
         repeats = self._last_known.repeats
         key = repeats.key_of(ask, known)
         if key is not None and (repeat := repeats.last(ask.owners[0], key)) is not None:
-            return repeat.answered, repeat.trace
+            return repeat.answer, repeat.trace
         trace = _unknown_items(known)
         view, modelled = await self._model.ask(ask, known)
         trace += modelled
-        answered, climbed = await self._ladder.answer(ask, known, view, before + trace)
+        answer, climbed = await self._ladder.answer(ask, known, view, before + trace)
         trace += climbed
         if key is not None and self._last_known.num_forgotten == known.num_forgotten:
-            repeats.keep(ask.owners[0], key, answered, trace)
-        return answered, trace
+            repeats.keep(ask.owners[0], key, answer, trace)
+        return answer, trace
 
 
 def _unknown_items(known: Known) -> Trace:

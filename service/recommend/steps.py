@@ -26,7 +26,7 @@ from service.recommend.candidates.segments import SegmentItems, Segments
 from service.recommend.deadline import POPULAR, SEARCH, StepTimes
 from service.recommend.known import Known
 from service.recommend.protocols import BlockingRunner
-from service.recommend.ranking.answering import Answered, ModelView, answer
+from service.recommend.ranking.answering import Answer, ModelView, make_answer
 from service.recommend.ranking.sources import latest_vector
 from service.recommend.trace import NOTHING, Trace, failure, note, warning_of
 
@@ -74,7 +74,7 @@ class Ladder:
         self._falls_back = falls_back
         self._building: dict[tuple[str, str | None], asyncio.Future[SegmentItems | None]] = {}
 
-    async def answer(self, ask: Ask, known: Known, view: ModelView, before: Trace) -> tuple[Answered, Trace]:
+    async def answer(self, ask: Ask, known: Known, view: ModelView, before: Trace) -> tuple[Answer, Trace]:
         """The answer, and what happened on the ladder.
 
         Args:
@@ -87,22 +87,22 @@ class Ladder:
             InvalidRequest: The filter is to blame.
             ModelUnavailable, DeadlineExceeded: A step failed, and nothing is to be served instead.
         """
-        answered, trace = None, NOTHING
+        answer, trace = None, NOTHING
         if view.generated is None and view.user is None:
             view, trace = self._without_model(ask, known)
         if view.generated is not None or view.user is not None:
-            answered, searched = await self._search(ask, known, view)
+            answer, searched = await self._search(ask, known, view)
             trace += searched
-        if answered is None:
+        if answer is None:
             trace += await self._build_segments(ask)
-            answered, filled = await self._popular(ask, known, ModelView(view.generated, admissible=view.admissible))
-            if answered.source == SOURCE_POPULAR and not any(one.step == "segment_popular" for one in trace.steps):
+            answer, filled = await self._popular(ask, known, ModelView(view.generated, admissible=view.admissible))
+            if answer.source == SOURCE_POPULAR and not any(one.step == "segment_popular" for one in trace.steps):
                 filled += note("segment_popular", "no_segment")
             trace += filled
         reason = before.fallback_reason or trace.fallback_reason
         if not self._falls_back and reason is not None and reason not in _NOT_FAILURES:
             raise ModelUnavailable(f"the request could not be answered: {reason}", code=reason)
-        return answered, trace + note(answered.source.removeprefix(_FALLBACK), "answered")
+        return answer, trace + note(answer.source.removeprefix(_FALLBACK), "answered")
 
     def _without_model(self, ask: Ask, known: Known) -> tuple[ModelView, Trace]:
         """What the first step after the model that has something to search with searches with, if one has."""
@@ -123,7 +123,7 @@ class Ladder:
         kept = (self._last_known.embeddings.last(owner, ask.served.bundle_id) for owner in ask.owners)
         return next((one for one in kept if one is not None), None)
 
-    async def _search(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answered | None, Trace]:
+    async def _search(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answer | None, Trace]:
         """An answer by searching, or None where there is no time for it."""
         key, popular = (SEARCH, ask.served.kind), (POPULAR, ask.served.kind)
         left = ask.deadline.left
@@ -134,10 +134,10 @@ class Ladder:
         started = time.perf_counter()
         try:
             if self._is_inline(ask):
-                answered, trace = answer(ask, known, view, self._segments)
+                answer, trace = make_answer(ask, known, view, self._segments)
             else:
                 async with asyncio.timeout(budget):
-                    answered, trace = await self._run_blocking(lambda: answer(ask, known, view, self._segments))
+                    answer, trace = await self._run_blocking(lambda: make_answer(ask, known, view, self._segments))
         except TimeoutError as error:
             self._times.gave_up(key, time.perf_counter() - started)
             if not self._falls_back:
@@ -154,12 +154,12 @@ class Ladder:
             failed = failure("search_failed", "the items could not be searched")
             return None, note(view.step, "search_failed") + failed
         self._times.took(key, time.perf_counter() - started)
-        if answered.source in _POPULAR_SOURCES and self._falls_back:
+        if answer.source in _POPULAR_SOURCES and self._falls_back:
             # Popular items, but made without knowing the segment, maybe: that is for the next steps.
             reason = trace.fallback_reason or "found_nothing"
             broken = tuple(warning for warning in trace.warnings if warning.startswith(_INDEX_FAILED))
             return None, note(view.step, reason) + Trace(fallback_reason=reason, warnings=broken)
-        return answered, trace
+        return answer, trace
 
     def _is_inline(self, ask: Ask) -> bool:
         return ask.served.num_values <= self._inline_values
@@ -185,12 +185,12 @@ class Ladder:
         if not building.cancelled() and building.exception() is not None:
             LOGGER.error("the segments of a bundle could not be worked out", exc_info=building.exception())
 
-    async def _popular(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answered, Trace]:
+    async def _popular(self, ask: Ask, known: Known, view: ModelView) -> tuple[Answer, Trace]:
         """What is popular, after what the model has written, if it did."""
         started = time.perf_counter()
         if self._is_inline(ask):
-            answered, trace = answer(ask, known, view, self._segments)
+            answer, trace = make_answer(ask, known, view, self._segments)
         else:
-            answered, trace = await self._run_popular(lambda: answer(ask, known, view, self._segments))
+            answer, trace = await self._run_popular(lambda: make_answer(ask, known, view, self._segments))
         self._times.took((POPULAR, ask.served.kind), time.perf_counter() - started)
-        return answered, trace
+        return answer, trace

@@ -16,7 +16,7 @@ from service.recommend.candidates.admissible import Admissible, admissible_items
 from service.recommend.candidates.caps import Caps
 from service.recommend.candidates.segments import Segments
 from service.recommend.known import Known
-from service.recommend.ranking.boosts import boosted
+from service.recommend.ranking.boosts import boost_source
 from service.recommend.ranking.candidates import (
     GENERATED,
     ORIGINS,
@@ -24,7 +24,7 @@ from service.recommend.ranking.candidates import (
     RETRIEVED,
     Candidates,
 )
-from service.recommend.ranking.describe import described
+from service.recommend.ranking.describe import describe
 from service.recommend.ranking.lister import Lister
 from service.recommend.ranking.retrieve import retrieve
 from service.recommend.ranking.sources import Source, first_kept, fixed, in_order, popular
@@ -60,7 +60,7 @@ class ModelView:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answer:
     """An answer.
 
     Attributes:
@@ -82,7 +82,7 @@ class _IndexFailed(Exception):
     """The index could not be searched."""
 
 
-def answer(ask: Ask, known: Known, view: ModelView, segments: Segments | None = None) -> tuple[Answered, Trace]:
+def make_answer(ask: Ask, known: Known, view: ModelView, segments: Segments | None = None) -> tuple[Answer, Trace]:
     """Finds k admissible items, or all there are: generated ones first, then retrieved ones, then popular ones.
 
     The caps of ``max_per`` hold on every step; where they leave fewer than k items, a warning says so.
@@ -96,10 +96,10 @@ def answer(ask: Ask, known: Known, view: ModelView, segments: Segments | None = 
     Raises:
         InvalidRequest: A filter or a cap that does not fit the attribute's type.
     """
-    return _Answer(ask, known, view, segments).made()
+    return _Maker(ask, known, view, segments).make()
 
 
-class _Answer:
+class _Maker:
     """The making of one answer."""
 
     def __init__(self, ask: Ask, known: Known, view: ModelView, segments: Segments | None) -> None:
@@ -123,7 +123,7 @@ class _Answer:
             pins=self._pins() if query.pins else {},
         )
 
-    def made(self) -> tuple[Answered, Trace]:
+    def make(self) -> tuple[Answer, Trace]:
         """The answer; asks one source after the other until there is enough."""
         self._fill_list()
         whole = self._lister.finish()
@@ -131,7 +131,7 @@ class _Answer:
         shown = ranked if len(ranked) <= self._k else ranked.take(slice(self._k))
         numbers = np.bincount(ranked.origins, minlength=len(ORIGINS)).tolist()
         source = self._source(numbers)
-        items, explained = described(self._ask, self._known, shown, self._view.attention)
+        items, explained = describe(self._ask, self._known, shown, self._view.attention)
         counted = Trace(
             warnings=self._warnings(shown, source),
             timing=Timing(search=self._search_seconds, rank=time.perf_counter() - self._started - self._search_seconds),
@@ -147,14 +147,14 @@ class _Answer:
                 "last_check": len(whole) - len(ranked),
             },
         )
-        answered = Answered(
+        answer = Answer(
             items,
             source,
             ranked,
             earlier_embedding=self._view.user if self._view.step == "last_embedding" else None,
             segment_attribute=self._segment_attribute(),
         )
-        return answered, self._trace + explained + counted
+        return answer, self._trace + explained + counted
 
     def _fill_list(self) -> None:
         lister, view, served = self._lister, self._view, self._ask.served
@@ -193,7 +193,7 @@ class _Answer:
         return None if built is None else built.attribute
 
     def _fill(self, source: Source, origin: int) -> None:
-        self._lister.fill(boosted(source, self._ask.served, self._ask.query.boosts), origin)
+        self._lister.fill(boost_source(source, self._ask.served, self._ask.query.boosts), origin)
 
     def _retrieve(self, user: np.ndarray) -> None:
         """Goes on with the items nearest to the user."""

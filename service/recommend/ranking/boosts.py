@@ -21,7 +21,7 @@ MAX_BOOSTS = 8
 _MANY_CLASSES = 16
 
 
-def boosted(source: Source, served: ServedBundle, boosts: Sequence[Boost]) -> Source:
+def boost_source(source: Source, served: ServedBundle, boosts: Sequence[Boost]) -> Source:
     """The same source, its candidates in the order of their boosted relevance.
 
     Args:

@@ -15,9 +15,7 @@ from service.recommend.ranking.explain import likeness_weights, reasons
 from service.recommend.trace import NOTHING, Trace, warning_of
 
 
-def described(
-    ask: Ask, known: Known, items: Candidates, attention: np.ndarray | None
-) -> tuple[list[RankedItem], Trace]:
+def describe(ask: Ask, known: Known, items: Candidates, attention: np.ndarray | None) -> tuple[list[RankedItem], Trace]:
     """The items as they are answered.
 
     Args:

@@ -25,7 +25,7 @@ from service.recommend.ask import Ask, Boost, Interaction, Pin, Query, RankedIte
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
 from service.recommend.deadline import Deadline
 from service.recommend.known import Known, Past
-from service.recommend.ranking.answering import Answered
+from service.recommend.ranking.answering import Answer
 from service.recommend.ranking.candidates import NO_CANDIDATES
 from service.recommend.trace import NOTHING
 from service.redis.calls import RedisCalls, connect
@@ -63,7 +63,7 @@ def _decision(
         created_at=time.time() if created_at is None else created_at,
         ask=Ask(query, owners, served, "retrieve", Deadline.after(1.0)),
         known=Known(Past(Events.from_rows(interactions)), hidden=HiddenItems(frozenset(hidden))),
-        answered=Answered(items, "model", NO_CANDIDATES),
+        answer=Answer(items, "model", NO_CANDIDATES),
         trace=NOTHING,
     )
 

@@ -20,7 +20,7 @@ from service.recommend.ask import Ask, Boost, Interaction, Pin, Query
 from service.recommend.candidates.filter_wire import FilterNode
 from service.recommend.deadline import Deadline
 from service.recommend.known import Known, Past
-from service.recommend.ranking.answering import Answered, ModelView, answer
+from service.recommend.ranking.answering import Answer, ModelView, make_answer
 from service.recommend.ranking.candidates import Candidates
 from service.recommend.trace import Trace
 from tests.oracles import random_shops
@@ -89,7 +89,7 @@ class Case:
         bundle = SimpleNamespace(index=index, item_embeddings=item_embeddings, catalogue=catalogue)
         self.served = SimpleNamespace(catalogue=catalogue, bundle=bundle, masks=MaskCache(), kind="hllm")
 
-    def answered(self, **changed: Any) -> tuple[Answered, Trace]:
+    def answered(self, **changed: Any) -> tuple[Answer, Trace]:
         ask = Ask(replace(self.query, **changed), (), self.served, "retrieve", Deadline.after(5.0))
         events = Events.from_rows(self.interactions)
         known = Known(
@@ -101,7 +101,7 @@ class Case:
             generated = Candidates(np.array(items, dtype=np.int64), np.array(scores, dtype=np.float32))
         view = ModelView(generated, self.user if self.step else None, step=self.step or "model")
         segments: Any = OneSegment(np.array(self.segment, dtype=np.int64)) if self.segment is not None else None
-        return answer(ask, known, view, segments)
+        return make_answer(ask, known, view, segments)
 
     # the slow way
 
