@@ -195,7 +195,8 @@ async def test_titles_that_were_written_are_not_lost_when_the_rest_cannot_be_sea
     gate.set()
     assert _ids(answer) == ["i9", "i3", "i5", "i6"]
     assert (answer.source, answer.trace.fallback_reason) == ("model", None)
-    assert _codes(answer) == ["search_timed_out", "popular_fill"]
+    # on a busy machine what is popular comes late, too
+    assert [code for code in _codes(answer) if code != "late"] == ["search_timed_out", "popular_fill"]
 
 
 async def test_an_answer_without_reasons_is_better_than_none(hat: ServedBundle, batcher: EncodeBatcher) -> None:
