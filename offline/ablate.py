@@ -19,7 +19,6 @@ import typer
 from model_store.artifacts.durable import hold, is_held
 from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError, InvalidInput
-from model_store.hatllm.config import KIND
 from offline.dataset.dataset import Dataset
 from offline.job import job
 from offline.job.store_models import find_model
@@ -27,8 +26,7 @@ from offline.studies.ablation_report import write_study
 from offline.studies.ablation_results import METRICS, PlannedRun, Results, collect_rows, dataset_digest, plan_runs
 from offline.studies.ablation_run import Measure, Workshop
 from offline.studies.ablation_studies import ALL_STUDIES, STUDIES, normalised, variants
-from offline.train import app as train_app
-from offline.train import hatllm_settings
+from offline.training.command_options import parse_settings
 from offline.training.hatllm.settings import SELF, HatTrainSettings
 
 LOGGER = logging.getLogger(__name__)
@@ -199,9 +197,7 @@ def base_settings(arguments: Sequence[str]) -> HatTrainSettings:
     """
     if any(argument.split("=")[0] == "--seed" for argument in arguments):
         raise InvalidInput("--seed: every row is run with several, expected --seeds")
-    group: Any = typer.main.get_command(train_app)
-    context = group.commands[KIND].make_context(f"train {KIND}", list(arguments))
-    return hatllm_settings(context.params)
+    return parse_settings(HatTrainSettings, arguments)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -18,8 +18,6 @@ from offline.dataset.formats import canonical
 from offline.import_data import ImportOptions, echo_report, import_source
 from offline.job import job
 from offline.reindex import ReindexSettings, reindex
-from offline.training.hatllm.settings import HatTrainSettings
-from offline.training.hllm.settings import TrainSettings
 from offline.training.kinds import KINDS
 from offline.training.run_settings import RunSettings
 
@@ -75,7 +73,7 @@ def main(
     items: Annotated[Path, typer.Option(help="items.jsonl[.gz]: item_id, title, any attributes.")],
     interactions: Annotated[Path, typer.Option(help="interactions.csv[.gz]: user_id,item_id,timestamp.")],
     store: Annotated[str, typer.Option(help="Path or URL of the model store.")],
-    kind: Annotated[Literal["hllm", "hatllm"], typer.Option(help="Of the model.")] = "hllm",
+    kind: Annotated[str, typer.Option(help=f"Of the model: {' or '.join(KINDS)}.")] = "hllm",
     preset: Annotated[str, typer.Option(help="tiny, small or base: shapes and recipe.")] = "small",
     item_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained Item LLM.")] = None,
     user_llm: Annotated[str | None, typer.Option(help="Directory or hub id of a pre-trained User LLM.")] = None,
@@ -86,23 +84,16 @@ def main(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
     """Builds and publishes a bundle from a catalogue and a click log."""
-    strangers = {"--item-llm": item_llm, "--user-llm": user_llm} if kind == "hatllm" else {"--backbone": backbone}
-    if given := [name for name, value in strangers.items() if value is not None]:
-        raise InvalidInput(f"{given[0]} has no use with --kind {kind}; leave it out")
+    if kind not in KINDS:
+        raise InvalidInput(f"--kind is {kind!r}, expected {' or '.join(KINDS)}")
+    chosen = KINDS[kind].settings
+    weights = {"item_llm": item_llm, "user_llm": user_llm, "backbone": backbone}
+    given: dict[str, Any] = {name: value for name, value in weights.items() if value is not None}
+    for name in given:
+        if name not in chosen.__dataclass_fields__:
+            raise InvalidInput(f"--{name.replace('_', '-')} has no use with --kind {kind}; leave it out")
     data = import_once(items, interactions, store, ImportOptions(max_bad=max_bad))
-    common: dict[str, Any] = {
-        "data": data,
-        "store": store,
-        "preset": preset,
-        "max_minutes": max_minutes,
-        "device": device,
-        "seed": seed,
-    }
-    settings: TrainSettings | HatTrainSettings
-    if kind == "hatllm":
-        settings = HatTrainSettings(**common, backbone=backbone)
-    else:
-        settings = TrainSettings(**common, item_llm=item_llm, user_llm=user_llm)
+    settings = chosen(data, store, preset=preset, max_minutes=max_minutes, device=device, seed=seed, **given)
     bundle = train_and_publish(settings)
     job.report(
         {

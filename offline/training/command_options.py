@@ -1,70 +1,70 @@
-"""The options that the training commands of all kinds of model share."""
+"""The options of a training command: the fields of its settings, their help the docstrings' own words."""
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from offline.dataset.splits import SplitName
+from offline.training.run_settings import RunSettings
 
-WHAT, MODEL, TEXT, LOSS, OPTIMISER, RUN = "What", "Model", "Text", "Loss", "Optimiser", "Run"
-
-
-class ScheduleName(StrEnum):
-    """Of the learning rate after the warm-up."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
+_TEXT_FIELDS = "text_fields"
+S = TypeVar("S", bound=RunSettings)
 
 
-class PrecisionName(StrEnum):
-    """Of activations in training."""
+def settings_command(settings_type: type[S], run: Callable[[S], None]) -> Callable[..., None]:
+    """A function that Typer makes a command of: each field of the settings is an option.
 
-    AUTO = "auto"
-    BF16 = "bf16"
-    FLOAT32 = "float32"
+    Args:
+        settings_type: A dataclass; ``text_fields`` becomes ``--text-field``, which may be repeated.
+        run: Is given the settings.
+    """
 
+    def command(**options: Any) -> None:
+        run(settings_type(**{**options, _TEXT_FIELDS: tuple(options[_TEXT_FIELDS])}))
 
-class DeviceName(StrEnum):
-    """Where training runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-Data = Annotated[Path, typer.Option(help="A dataset directory.", rich_help_panel=WHAT)]
-Store = Annotated[str, typer.Option(help="Path or URL of the model store.", rich_help_panel=WHAT)]
-Split = Annotated[SplitName, typer.Option(rich_help_panel=WHAT)]
-HoldOutItems = Annotated[
-    float, typer.Option(help="Fraction of items that training must not see.", rich_help_panel=WHAT)
-]
-MaxHistoryLength = Annotated[int | None, typer.Option(rich_help_panel=MODEL)]
-FalseNegativeCosine = Annotated[float, typer.Option(rich_help_panel=LOSS)]
-Epochs = Annotated[int | None, typer.Option(rich_help_panel=OPTIMISER)]
-BatchSize = Annotated[int | None, typer.Option(rich_help_panel=OPTIMISER)]
-LearningRate = Annotated[float | None, typer.Option(rich_help_panel=OPTIMISER)]
-WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=OPTIMISER)]
-Dropout = Annotated[float | None, typer.Option(rich_help_panel=OPTIMISER)]
-Schedule = Annotated[ScheduleName | None, typer.Option(rich_help_panel=OPTIMISER)]
-MaxGradientNorm = Annotated[float, typer.Option(rich_help_panel=OPTIMISER)]
-Patience = Annotated[
-    int | None, typer.Option(help="Evaluations without progress before an early stop.", rich_help_panel=OPTIMISER)
-]
-Seed = Annotated[int, typer.Option(rich_help_panel=RUN)]
-MaxMinutes = Annotated[float | None, typer.Option(help="Of each stage.", rich_help_panel=RUN)]
-GradientCheckpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel=RUN)
-]
-Precision = Annotated[PrecisionName, typer.Option(rich_help_panel=RUN)]
-CheckpointSeconds = Annotated[float, typer.Option(help="What a killed run loses at most.", rich_help_panel=RUN)]
-ValidationCases = Annotated[int | None, typer.Option(help="Evaluate on a part during training.", rich_help_panel=RUN)]
-Device = Annotated[DeviceName, typer.Option(rich_help_panel=RUN)]
+    hints, texts = get_type_hints(settings_type), _attribute_texts(settings_type)
+    # a dataclass lists the fields of its base first
+    parameters = [_parameter(field, hints[field.name], texts[field.name]) for field in fields(settings_type)]
+    setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010 (a function has no such attribute)
+    command.__name__ = settings_type.kind
+    return command
 
 
-def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """A command's local variables as settings: enumerations by value, ``text_field`` as ``text_fields``."""
-    values = {name: value.value if isinstance(value, StrEnum) else value for name, value in options.items()}
-    text_fields = tuple(values.pop("text_field", None) or ())
-    return {**values, "text_fields": text_fields}
+def parse_settings(settings_type: type[S], arguments: Sequence[str]) -> S:
+    """The settings that the training command would have with these arguments.
+
+    Raises:
+        InvalidInput: A value is not allowed.
+    """
+    parsed: list[S] = []
+    app = typer.Typer(add_completion=False)
+    app.command()(settings_command(settings_type, parsed.append))
+    app(list(arguments), standalone_mode=False)
+    return parsed[0]
+
+
+def _parameter(field: "Field[Any]", hint: Any, text: str) -> inspect.Parameter:
+    panel = "Every kind of model" if field.name in RunSettings.__dataclass_fields__ else "This kind of model"
+    names, default = [], field.default
+    if field.name == _TEXT_FIELDS:
+        names, hint, default = ["--text-field"], list[str], []
+    option = typer.Option(*names, help=text, rich_help_panel=panel)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[hint, option],
+    )
+
+
+def _attribute_texts(settings_type: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of each attribute; the class's own words go first."""
+    texts: dict[str, str] = {}
+    for one in reversed(settings_type.__mro__):
+        _, _, attributes = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
+            texts[name] = " ".join(text.replace("``", "").split())
+    return texts

@@ -17,12 +17,14 @@ class OfflineKind:
     """One kind of model, for batch jobs.
 
     Attributes:
+        help: What is trained, in one sentence.
         settings: What a training run is told; its fields are the options of the command.
         train: Such settings to a model in the store.
         prepare_items: Makes all that a bundle keeps of its items.
         demo: Options of the demo's training, beside those of every kind.
     """
 
+    help: str
     settings: type[RunSettings]
     train: Callable[[Any], ModelManifest]
     prepare_items: Callable[[ItemWork], PreparedItems]
@@ -44,6 +46,7 @@ def _train_hatllm(settings: HatTrainSettings) -> ModelManifest:
 
 KINDS: dict[str, OfflineKind] = {
     "hllm": OfflineKind(
+        help="Train an HLLM: an Item LLM that embeds texts and a User LLM that reads those embeddings.",
         settings=TrainSettings,
         train=_train_hllm,
         prepare_items=embed_items,
@@ -51,6 +54,7 @@ KINDS: dict[str, OfflineKind] = {
         demo={"text_fields": ("title",), "item_prompt": ""},
     ),
     "hatllm": OfflineKind(
+        help="Train a HatLLM: one language model over the titles of a history, masked by item in bands of layers.",
         settings=HatTrainSettings,
         train=_train_hatllm,
         prepare_items=prepare_hatllm_items,

@@ -49,12 +49,12 @@ class RunSettings(ABC):
     Attributes:
         data: A dataset directory.
         store: Path or URL of the model store.
-        preset: Shapes and recipe; what is set below goes before it.
+        preset: Shapes and recipe, ``tiny``, ``small`` or ``base``; what is set below goes before it.
         text_fields: Of the items, in order; empty: the kind's default.
         max_history_length: L; None: the preset's.
         split: Which part of the interactions is trained on.
         hold_out_items: Fraction of the items that training must not see, in [0, 1).
-        epochs: And the next ones up to ``patience``: instead of the preset's.
+        epochs: At most, instead of the preset's; like the next ones up to ``patience``.
         batch_size: Windows of a step and process.
         learning_rate: Peak.
         weight_decay: Of matrices.

@@ -279,7 +279,7 @@ def test_training_options_are_read_as_training_reads_them(shop: Path) -> None:
     paths = ["--data", str(shop), "--store", "s"]
     settings = base_settings([*paths, "--objective", "both", "--lora-targets", "all", "--no-item-vectors"])
     assert settings == HatTrainSettings(
-        data=shop, store="s", objective="both", lora_targets=(), item_vectors=False, text_fields=()
+        data=shop, store="s", objective="both", lora_targets="all", item_vectors=False, text_fields=()
     )
     with pytest.raises(InvalidInput, match="expected --seeds"):
         base_settings([*paths, "--seed", "3"])

@@ -41,7 +41,7 @@ def build_hat_model(
                 r=settings.lora_r,
                 alpha=settings.lora_alpha,
                 dropout=settings.lora_dropout,
-                targets=settings.lora_targets,
+                targets=settings.target_names,
             ),
         )
     model = build_hatllm(config=config, backbone=backbone, known_item_ids=known_item_ids, item_tower=item_tower)

@@ -67,7 +67,7 @@ class HatTrainSettings(RunSettings):
         lora_r: Rank of the adapters; the group's public code has 8.
         lora_alpha: Their scale, 16 there.
         lora_dropout: Of their input, 0.05 there.
-        lora_targets: Which layers get them, q and v there.
+        lora_targets: Which layers get them, by commas, q and v there; ``all`` for all.
         objective: ``retrieve`` the next item by cosine, ``generate`` its title, or ``both``.
         generate_weight: Of the generation loss, where both are trained.
         in_band: Size of the IN band: a number of layers from 1 on, a fraction of the depth below 1 (open).
@@ -99,7 +99,7 @@ class HatTrainSettings(RunSettings):
     lora_r: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.05
-    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    lora_targets: str = "q_proj,v_proj"
     objective: Objective = "retrieve"
     generate_weight: float = 1.0
     in_band: float = 0.25
@@ -194,6 +194,11 @@ class HatTrainSettings(RunSettings):
     def generates(self) -> bool:
         """Whether generation is trained."""
         return self.objective != "retrieve"
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The layers that get adapters; empty: all."""
+        return tuple(name for name in self.lora_targets.split(",") if name != "all")
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -72,8 +72,9 @@ class TrainSettings(RunSettings):
         item_prompt: Before the text; None: the paper's for a decoder, nothing for an encoder.
         max_text_tokens: Longer texts are cut.
         pooling: None: the mean for an encoder and where [ITEM] is never trained, else the [ITEM] state.
-        lora_r: Rank of adapters on the Item LLM in stage 1 (0: full training), with ``lora_alpha`` and
-            dropout.
+        lora_r: Rank of adapters on the Item LLM in stage 1; 0: full training.
+        lora_alpha: Their scale.
+        lora_dropout: Of their input.
         lora_user: Adapters on the User LLM too.
     """
 
