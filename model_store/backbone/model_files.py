@@ -1,7 +1,7 @@
 """What the directories of both kinds of model have in common: JSON settings, learned tensors, tokenizers, hashes."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def fill_heads(model: torch.nn.Module, directory: Path, dtype: torch.dtype, *, w
 
     Raises:
         ArtifactNotFound: There is no such file.
-        ArtifactCorrupt: It cannot be read, lacks a tensor or has one of another shape.
+        ArtifactCorrupt: It cannot be read, lacks a tensor or has one of another shape, or one that is not finite.
     """
     path = directory / HEADS_FILE
     own = _heads(model, without)
@@ -106,8 +106,20 @@ def fill_heads(model: torch.nn.Module, directory: Path, dtype: torch.dtype, *, w
             tensor = heads.get_tensor(name)
             if tensor.shape != own[name].shape:
                 raise ArtifactCorrupt(f"{path}: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+            check_finite({name: tensor}, path)
             kept = torch.float32 if name in _FLOAT32_HEADS else dtype
             setattr(module, attribute, torch.nn.Parameter(tensor.to(kept)))
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Refuses weights that are infinite or not numbers.
+
+    Raises:
+        ArtifactCorrupt: Names the first tensor that has one.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ArtifactCorrupt(f"{source}: {name} has values that are not finite numbers; train the model again")
 
 
 def open_heads(directory: Path) -> Any:

@@ -25,6 +25,7 @@ from model_store.backbone.load import load_directory
 from model_store.backbone.lora import load_adapter, merge_lora, save_weights
 from model_store.backbone.model_files import (
     CONFIG_FILE,
+    check_finite,
     digest_folders,
     digest_heads,
     fill_heads,
@@ -130,6 +131,7 @@ def load_hatllm(
         lm_head = heads.get_tensor(_LM_HEAD) if _LM_HEAD in heads.keys() else None  # noqa: SIM118
     model = HatLLM(config, backbone=backbone, item_vectors=vectors, item_tower=tower, lm_head=lm_head)
     fill_heads(model, directory, dtype, without=_LANGUAGE_MODELS)
+    check_finite(model.state_dict(), directory)
     return model.to(device).eval()
 
 

@@ -21,6 +21,7 @@ from model_store.backbone.load import Backbone, load_directory
 from model_store.backbone.lora import load_adapter, merge_lora, save_weights
 from model_store.backbone.model_files import (
     CONFIG_FILE,
+    check_finite,
     digest_folders,
     digest_heads,
     fill_heads,
@@ -112,6 +113,7 @@ def load_hllm(
         user_llm = build_user_llm(backbone("user_llm", with_tokenizer=False), config)
     model = HLLM(config, item_llm=item_llm, item_tokenizer=item_tokenizer, user_llm=user_llm, item_vectors=item_vectors)
     fill_heads(model, directory, dtype, without=_LANGUAGE_MODELS)
+    check_finite(model.state_dict(), directory)
     return model.to(device).eval()
 
 

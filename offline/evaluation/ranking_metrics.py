@@ -38,8 +38,10 @@ def target_ranks(scores: torch.Tensor, targets: np.ndarray) -> np.ndarray:
         targets: (B,) int64, item_index in 1..N.
 
     Returns:
-        (B,) int64, 1 = best. A target that is itself excluded gets ``UNREACHABLE_RANK``: a miss at any k.
+        (B,) int64, 1 = best. A target that is itself excluded gets ``UNREACHABLE_RANK``: a miss at any k. So does one
+        whose score is not a number.
     """
+    _exclude_nan(scores)
     num_items = scores.shape[1]
     columns = torch.from_numpy(targets.astype(np.int64) - 1)[:, None]  # (B, 1)
     target_scores = scores.gather(1, columns)  # (B, 1)
@@ -62,6 +64,7 @@ def top_items(scores: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         scores (B, K) float32, item_index (B, K) int64 with 0 where fewer than k items are left.
     """
     k = min(k, scores.shape[1])
+    _exclude_nan(scores)
     best, columns = torch.topk(scores, k, dim=1)
     # topk leaves the order of ties open: put equal scores in order of item_index ...
     columns, by_index = columns.sort(dim=1)
@@ -75,6 +78,11 @@ def top_items(scores: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     item_indices = columns + 1
     item_indices[best == EXCLUDED_SCORE] = 0
     return best.numpy().astype(np.float32), item_indices.numpy()
+
+
+def _exclude_nan(scores: torch.Tensor) -> None:
+    """A score that is not a number compares with nothing: its item would come first."""
+    scores.nan_to_num_(nan=EXCLUDED_SCORE, posinf=float("inf"), neginf=EXCLUDED_SCORE)
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:

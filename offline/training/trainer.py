@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from offline.training.callbacks import Checkpoints, CollapseAlarm, LogLines, TimeLimit
 from offline.training.checkpoints import latest_complete, remove_incomplete
+from offline.training.losses import TrainingCollapsed
 from offline.training.run_settings import Recipe, RunSettings
 from offline.training.tasks import Task
 from offline.training.windows import LengthGrouped, RankingCases, TrainingWindows, collate_windows
@@ -75,7 +76,17 @@ class TaskTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Looks at the validation cases; what all of them need is made once."""
+        """Looks at the validation cases; what all of them need is made once.
+
+        Raises:
+            TrainingCollapsed: A weight is not a finite number, so that no checkpoint of this model is the best one.
+        """
+        for name, weights in self.model.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise TrainingCollapsed(
+                    f"training ended at step {self.state.global_step}: {name} has values that are not finite numbers; "
+                    "try a lower --learning-rate"
+                )
         with self.model.evaluation():
             return super().evaluate(*args, **kwargs)
 

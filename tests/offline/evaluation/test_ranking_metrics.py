@@ -71,3 +71,11 @@ def test_novelty_is_the_mean_information_of_what_is_shown() -> None:
 
     assert information.tolist() == [1.0, 2.0, 3.0, 3.0]
     assert metrics.novelty_at_k(np.array([[1, 2], [3, 0]]), 2, information=information) == 2.0
+
+
+def test_a_score_that_is_not_a_number_is_never_ranked() -> None:
+    scores = torch.tensor([[math.nan, 0.5, math.nan, 0.1]])
+
+    assert metrics.top_items(scores.clone(), 4)[1].tolist() == [[2, 4, 0, 0]]
+    assert metrics.target_ranks(scores.clone(), np.array([1])).tolist() == [metrics.UNREACHABLE_RANK]
+    assert metrics.target_ranks(scores.clone(), np.array([4])).tolist() == [2]

@@ -13,6 +13,7 @@ from offline.dataset.dataset import Dataset
 from offline.dataset.splits import is_held_out
 from offline.training.hllm.run import train_hllm
 from offline.training.hllm.settings import TrainSettings
+from offline.training.losses import TrainingCollapsed
 from offline.training.trainer import TaskTrainer
 from tests.offline.training.chain_shop import NUM_ITEMS, write_chain_shop
 
@@ -40,6 +41,13 @@ def test_the_id_twin_learns_what_follows_what(shop: Path, tmp_path: Path) -> Non
     assert model.item_vectors is not None
     assert model.item_vectors.weight.shape == (NUM_ITEMS, 128)
     assert list((tmp_path / "store/work").iterdir()) == []
+
+
+def test_weights_that_are_no_numbers_end_training_before_a_checkpoint_is_the_best(shop: Path, tmp_path: Path) -> None:
+    run = settings(shop, tmp_path / "store", item_input="id", epochs=2, learning_rate=1e38)
+    with pytest.raises(TrainingCollapsed, match="not finite numbers; try a lower --learning-rate"):
+        train_hllm(run)
+    assert ModelStore(tmp_path / "store").models() == []
 
 
 def test_both_stages_from_scratch_train_the_item_llm_and_then_freeze_it(shop: Path, tmp_path: Path) -> None:
