@@ -26,11 +26,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.serving.processes import free_port
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import Owner
 from offline.job import job
 from service.errors import HistoryUnavailable
 from service.people.history_store import Event
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import find_redis_server
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.histories import RedisHistoryStore
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -94,11 +97,8 @@ async def measure(fsync: str, *, clients: int, kills: int, seconds: float, direc
     server = _Server(directory, fsync)
     server.start()
     limits = RetentionLimits(max_events=10_000, max_remembered=100_000, max_logged=0)
-    store = RedisHistoryStore(
-        connect(f"redis://127.0.0.1:{server.port}/0", cluster=False, timeout_seconds=2),
-        limits=limits,
-        timeout_seconds=2,
-    )
+    client = connect(f"redis://127.0.0.1:{server.port}/0", cluster=False, timeout_seconds=2)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=2), limits=limits)
     acknowledged: list[tuple[str, str]] = []
     took: list[float] = []
     refused = 0
@@ -112,7 +112,7 @@ async def measure(fsync: str, *, clients: int, kills: int, seconds: float, direc
             user_id, event_id = f"user-{client}-{number // 1_000}", f"{client}-{number}"
             started = time.perf_counter()
             try:
-                await store.append([Event(event_id=event_id, user_id=user_id, item_id="i1", timestamp=number)])
+                await store.append([Event(event_id=event_id, owner=Owner(user_id), item_id="i1", timestamp=number)])
             except HistoryUnavailable:
                 refused += 1
             else:
@@ -135,7 +135,7 @@ async def measure(fsync: str, *, clients: int, kills: int, seconds: float, direc
         kept = {
             (user_id, event.event_id)
             for user_id in sorted({user_id for user_id, _ in acknowledged})
-            for event in (await store.read(user_id)).events
+            for event in await store.events(Owner(user_id))
         }
     finally:
         is_done = True

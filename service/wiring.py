@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 import torch
 
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from model_store.people.owner import Owner
+from model_store.people.appending import RetentionLimits
 from service.engine.batcher import EncodeBatcher
 from service.engine.follower import StoreFollower
 from service.engine.health import Health
@@ -24,10 +22,11 @@ from service.engine.loading_turn import LoadingTurn
 from service.errors import BundleRefused
 from service.http.rate_limits import RateLimits
 from service.metrics.metrics import Metrics
-from service.people.history_store import ErasedStore, Event, HistoryStore, MergeOutcome
+from service.people.forgetting import Forgetting
+from service.people.history_store import HistoryStore
+from service.people.people import People
 from service.people.remembered import LastKnown
 from service.people.user_states import UserStates
-from service.recommend.ask import Interaction
 from service.recommend.candidates.segments import Segments
 from service.recommend.choosing import Chooser
 from service.recommend.experiment import Experiment
@@ -35,11 +34,11 @@ from service.recommend.paging import Pages
 from service.recommend.recommender import Recommender
 from service.recommend.scenarios import Scenarios, SeenDefaults
 from service.recording import Recording, start_recording
-from service.redis.calls import RedisCalls
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import EmbeddedRedis
 from service.redis.erasures import Erasures
 from service.redis.hidden import RedisHiddenItems
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.histories import RedisHistoryStore
 from service.redis.lists import RedisRankedLists
 from service.redis.rates import RedisTurns
 from service.settings import EMBEDDED, Settings
@@ -82,7 +81,8 @@ class RunningService:
         hidden: What operators have hidden.
         lists: Where lists wait for their next pages.
         pages: Cuts them.
-        erasures: Tells the other replicas whom to forget.
+        people: Erases, merges, notes.
+        erasures: What the other replicas are told of.
         siblings: All workers, where this is one of several.
     """
 
@@ -105,71 +105,9 @@ class RunningService:
     hidden: RedisHiddenItems
     lists: RedisRankedLists
     pages: Pages
+    people: People
     erasures: Erasures
     siblings: Siblings | None
-
-    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of a user and of the sessions that were merged into them, and says what that was.
-
-        Raises:
-            HistoryUnavailable: The history store did not answer. Asking again is safe.
-        """
-        # The sessions first: once the user is erased, nobody knows which were theirs. The history store erases again
-        # those that were merged meanwhile.
-        of_sessions = [await self.erase_session(one) for one in await self.histories.merged_sessions(user_id)]
-        erased = await self.histories.erase(user_id)
-        # right after, before anything else runs: requests that have read the history must not keep it any more
-        forgotten = self._forget(Owner(user_id))
-        states = await self.user_states.forget([Owner(user_id).hash])
-        await self.erasures.tell(Owner(user_id))
-        pages = await self.lists.erase(Owner(user_id))
-        return _summed([*erased, *pages, *forgotten, ErasedStore("model_state", states), *chain(*of_sessions)])
-
-    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of a session, and says what that was; encoders keep nothing of sessions.
-
-        Raises:
-            HistoryUnavailable: The history store did not answer. Asking again is safe.
-        """
-        session = Owner(session_id, is_session=True)
-        erased = await self.histories.erase_session(session_id)
-        forgotten = self._forget(session)
-        await self.erasures.tell(session)
-        return [*erased, *await self.lists.erase(session), *forgotten]
-
-    async def merge_session(self, session_id: str, user_id: str) -> MergeOutcome:
-        """Moves a session's events into a user's history.
-
-        Raises:
-            HistoryUnavailable: The history store did not answer. Asking again is safe.
-        """
-        outcome = await self.histories.merge(session_id, user_id)
-        session, user = Owner(session_id, is_session=True), Owner(user_id)
-        known = self.last_known.histories.last(session)
-        self._forget(session)
-        if known is not None:
-            self.last_known.add(user, known.value)
-        await self.erasures.tell(session)
-        return outcome
-
-    async def noted(self, events: Sequence[Event]) -> None:
-        """Remembers events that the history store has acknowledged, for when it cannot be read."""
-        by_owner: dict[Owner, list[Interaction]] = {}
-        for event in events:
-            by_owner.setdefault(event.owner, []).append(Interaction(event.item_id, event.timestamp, event.type))
-        for owner, interactions in by_owner.items():
-            self.last_known.add(owner, interactions)
-
-    def _forget(self, owner: Owner) -> list[ErasedStore]:
-        return [ErasedStore(store, records) for store, records in self.last_known.forget(owner.hash).items()]
-
-
-def _summed(erased: Iterable[ErasedStore]) -> list[ErasedStore]:
-    """One line a store."""
-    records: Counter[str] = Counter()
-    for one in erased:
-        records[one.store] += one.records
-    return [ErasedStore(store, number) for store, number in records.items()]
 
 
 class SearchThreads:
@@ -214,8 +152,11 @@ async def run_service(
         torch.set_num_threads(settings.torch_threads)
     async with AsyncExitStack() as stack:
         redis_url = _redis_url(settings, stack)
-        histories = _open_histories(redis_url, settings)
-        stack.push_async_callback(histories.aclose)
+        calls = _open_calls(redis_url, settings, stack)
+        # Requests that read must not wait behind a batch of events, nor behind what is recorded beside them.
+        writes = _open_calls(redis_url, settings, stack)
+        histories = RedisHistoryStore(calls, writes=writes, limits=_retention(settings))
+        forgetting = Forgetting()
         searches = SearchThreads()
         stack.callback(searches.close)
         # The last steps of the ladder must not wait for a search that takes too long.
@@ -224,6 +165,7 @@ async def run_service(
         last_known = LastKnown(
             max_bytes=settings.last_known_mb * _MIB,
             max_age_seconds=settings.last_known_max_age_seconds,
+            forgetting=forgetting,
             became_visible=metrics.event_became_visible,
         )
         metrics.watch_last_known(last_known.kept_bytes)
@@ -238,12 +180,12 @@ async def run_service(
         stack.push_async_callback(batcher.aclose, _MODEL_END_SECONDS)
         bundles = live_bundles(store, settings, metrics, prepare=scenarios.warn, loading_turn=loading_turn)
         user_states = UserStates(bundles, batcher)
+        forgetting.register_states(user_states)
         with contextlib.suppress(BundleRefused):  # logged where it happened, and shown by /readyz
             await bundles.reload()
         problems = [problem for served in bundles.live.bundles.values() for problem in scenarios.problems(served)]
         if problems:
             raise InvalidInput(problems[0])
-        calls = _open_calls(redis_url, settings, stack)
         hidden, lists = RedisHiddenItems(calls), RedisRankedLists(calls, ttl_seconds=settings.pages_ttl_seconds)
         stack.push_async_callback(hidden.aclose)
         metrics.watch_hidden(lambda: len(hidden.last_known.item_ids))
@@ -264,7 +206,9 @@ async def run_service(
             user_states=user_states,
             histories=histories,
         )
-        erasures = await _follow_erasures(stack, calls, last_known=last_known, user_states=user_states)
+        erasures = Erasures(calls, forgetting)
+        await erasures.start()
+        stack.push_async_callback(erasures.aclose)
         if supervision.health.history_problem:
             LOGGER.warning("starting without the history store: recommendations fall back, events are refused")
         service = RunningService(
@@ -279,7 +223,6 @@ async def run_service(
                 models=batcher,
                 run_blocking=searches,
                 run_popular=populars,
-                num_erasures=lambda: user_states.num_erasures,
                 last_known=last_known,
                 segments=Segments(settings.segment_attribute or None),
                 hidden=hidden,
@@ -299,6 +242,9 @@ async def run_service(
             hidden=hidden,
             lists=lists,
             recording=recording,
+            people=People(
+                histories=histories, last_known=last_known, forgetting=forgetting, lists=lists, news=erasures
+            ),
             erasures=erasures,
             siblings=siblings,
             pages=Pages(lists=lists, bundles=bundles, hidden=hidden, histories=histories, run_blocking=searches),
@@ -316,46 +262,27 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     return embedded.url
 
 
-async def _follow_erasures(
-    stack: AsyncExitStack, calls: RedisCalls, *, last_known: LastKnown, user_states: UserStates
-) -> Erasures:
-    async def forget(owner_hashes: Sequence[str]) -> None:
-        for one in owner_hashes:
-            last_known.forget(one)
-        await user_states.forget(owner_hashes)
-
-    async def forget_all() -> None:
-        last_known.forget_all()
-        await user_states.forget_all()
-
-    erasures = Erasures(calls, forget=forget, forget_all=forget_all)
-    await erasures.start()
-    stack.push_async_callback(erasures.aclose)
-    return erasures
-
-
 def _open_turns(url: str, settings: Settings, stack: AsyncExitStack) -> RedisTurns:
     # Every request waits for the count, so it must not take as long as a history may.
     timeout_seconds = min(settings.redis_timeout_seconds, _TURN_TIMEOUT_SECONDS)
     client = connect(url, cluster=settings.redis_cluster, timeout_seconds=timeout_seconds)
-    turns = RedisTurns(client, timeout_seconds=timeout_seconds)
+    turns = RedisTurns(RedisCalls(client, timeout_seconds=timeout_seconds))
     stack.push_async_callback(turns.aclose)
     return turns
 
 
 def _open_calls(url: str, settings: Settings, stack: AsyncExitStack) -> RedisCalls:
     client = connect(url, cluster=settings.redis_cluster, timeout_seconds=settings.redis_timeout_seconds)
-    stack.push_async_callback(client.aclose)
-    return RedisCalls(client, timeout_seconds=settings.redis_timeout_seconds)
+    calls = RedisCalls(client, timeout_seconds=settings.redis_timeout_seconds)
+    stack.push_async_callback(calls.aclose)
+    return calls
 
 
-def _open_histories(url: str, settings: Settings) -> RedisHistoryStore:
-    client = connect(url, cluster=settings.redis_cluster, timeout_seconds=settings.redis_timeout_seconds)
-    limits = RetentionLimits(
+def _retention(settings: Settings) -> RetentionLimits:
+    return RetentionLimits(
         max_events=settings.history_max_events,
         max_remembered=settings.history_max_event_ids,
         ttl_seconds=settings.history_ttl_days * _SECONDS_PER_DAY,
         session_ttl_seconds=settings.session_ttl_hours * _SECONDS_PER_HOUR,
         max_logged=settings.event_log_max_events,
     )
-    return RedisHistoryStore(client, limits=limits, timeout_seconds=settings.redis_timeout_seconds)

@@ -34,3 +34,9 @@ class Owner:
     def shard(self) -> int:
         """Where everything of the owner lives: 0 to ``NUM_SHARDS - 1``."""
         return int(self.hash[:8], 16) % NUM_SHARDS
+
+
+def owners_of(user_id: str | None, session_id: str | None) -> tuple[Owner, ...]:
+    """Whom somebody means who names a user, a session, or both: the user first."""
+    user = () if user_id is None else (Owner(user_id),)
+    return user if session_id is None else (*user, Owner(session_id, is_session=True))

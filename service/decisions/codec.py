@@ -19,8 +19,8 @@ import orjson
 from service.decisions.plain import from_plain, to_plain
 from service.decisions.record import Decision
 from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord
-from service.people.history_store import Events
-from service.recommend.ask import Boost, Interaction, Pin, Query, ScenarioRef, SegmentWish
+from service.people.interactions import Interactions
+from service.recommend.ask import Boost, Pin, Query, ScenarioRef, SegmentWish
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
 
 SCHEMA_VERSION = 1
@@ -28,10 +28,7 @@ SCHEMA_VERSION = 1
 
 _MAX_HIDDEN = 1_000
 _LEVEL = 1
-_CLASSES = {
-    one.__name__: one
-    for one in (Query, Interaction, SegmentWish, ScenarioRef, Pin, Boost, Match, Exists, All, Either, Not)
-}
+_CLASSES = {one.__name__: one for one in (Query, SegmentWish, ScenarioRef, Pin, Boost, Match, Exists, All, Either, Not)}
 
 
 def record_of(decision: Decision) -> DecisionRecord | None:
@@ -74,18 +71,18 @@ def query_of(document: dict[str, Any]) -> Query:
     return replace(query, exclude_item_ids=tuple(excluded["item_ids"]))
 
 
-def events_of(document: dict[str, Any]) -> Events | None:
+def interactions_of(document: dict[str, Any]) -> Interactions | None:
     """The history of a document, oldest first; None if only its hash was kept."""
     history = document["history"]
     if history["item_ids"] is None:
         return None
-    return Events(history["item_ids"], history["timestamps"], history["types"] or [None] * len(history["item_ids"]))
+    types = history["types"] or [None] * len(history["item_ids"])
+    return Interactions.from_rows(zip(history["item_ids"], history["timestamps"], types, strict=True))
 
 
-def hash_of(events: Events) -> str:
+def hash_of(interactions: Interactions) -> str:
     """SHA-256 of a history, in hexadecimal digits."""
-    rows = list(zip(events.item_ids, events.timestamps, events.types, strict=True))
-    return hashlib.sha256(orjson.dumps(rows)).hexdigest()
+    return hashlib.sha256(orjson.dumps(list(interactions.rows()))).hexdigest()
 
 
 def embedding_of(document: dict[str, Any]) -> np.ndarray | None:
@@ -151,18 +148,18 @@ def _service_version() -> str:
 
 def _history(decision: Decision, *, is_whole: bool) -> dict[str, Any]:
     ask, known = decision.ask, decision.known
-    events, is_own = known.past.events, ask.query.history is not None
+    interactions, is_own = known.past.interactions, ask.query.history is not None
     # Of two owners only one is erased with the record, so it must not hold what the other did.
     if len(ask.owners) > 1 and not is_own:
         is_whole = False
     return {
         "is_own": is_own,
         "is_current": known.past.is_current,
-        "length": len(events),
+        "length": len(interactions),
         "known": len(known.history.item_indices),
         "read": len(known.read_items),
-        "sha256": hash_of(events),
-        "item_ids": list(events.item_ids) if is_whole else None,
-        "timestamps": list(events.timestamps) if is_whole else None,
-        "types": list(events.types) if is_whole and any(events.types) else None,
+        "sha256": hash_of(interactions),
+        "item_ids": list(interactions.item_ids) if is_whole else None,
+        "timestamps": [timestamp for _, timestamp, _ in interactions.rows()] if is_whole else None,
+        "types": list(interactions.types) if is_whole and any(interactions.types) else None,
     }

@@ -16,16 +16,17 @@ import typer
 
 from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError, InvalidInput
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import owners_of
 from service.decisions.codec import decode
 from service.decisions.replaying import Replay, replay_record
 from service.decisions.store import MAX_RECORD_BYTES
 from service.engine.loading import Loader
 from service.errors import ServiceError
-from service.people.known_history import in_order
-from service.recommend.ask import Interaction
+from service.people.interactions import NO_INTERACTIONS, Interactions, joined
 from service.redis.calls import RedisCalls, connect
 from service.redis.decisions import DecisionLimits, RedisDecisionStore
-from service.redis.histories import RedisHistoryStore, RetentionLimits
+from service.redis.histories import RedisHistoryStore
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -74,9 +75,9 @@ async def _replay(
             if document is None:
                 document = await _from_redis(calls, recommendation_id)
             if (document.get("history") or {}).get("item_ids") is None:
-                interactions = await _stored_history(calls, document, timeout)
+                interactions = await _stored_history(calls, document)
         finally:
-            await calls.client.aclose()
+            await calls.aclose()
     assert document is not None  # there is a file, or an id and a Redis
     loader = Loader(ModelStore(store), device=device, state_bytes=0, reserve_bytes=-1)
     return document, await replay_record(document, loader.open, interactions=interactions)
@@ -100,16 +101,12 @@ async def _from_redis(calls: RedisCalls, recommendation_id: str) -> dict[str, An
     return decode(packed)
 
 
-async def _stored_history(calls: RedisCalls, document: dict[str, Any], timeout: float) -> Sequence[Interaction]:
+async def _stored_history(calls: RedisCalls, document: dict[str, Any]) -> Interactions:
     """The history as it is kept now, for a record that has only a hash of it."""
-    histories = RedisHistoryStore(calls.client, limits=RetentionLimits(), timeout_seconds=timeout)
-    stored = []
-    if document["user_id"] is not None:
-        stored.append(await histories.read(document["user_id"]))
-    if document["session_id"] is not None:
-        stored.append(await histories.read_session(document["session_id"]))
-    interactions = [Interaction(one.item_id, one.timestamp, one.type) for each in stored for one in each.events]
-    return in_order(interactions) if len(stored) > 1 else interactions
+    histories = RedisHistoryStore(calls, limits=RetentionLimits())
+    named = owners_of(document["user_id"], document["session_id"])
+    stored = [(await histories.read(owner)).interactions for owner in named]
+    return joined(stored) if stored else NO_INTERACTIONS
 
 
 def _figures(document: dict[str, Any], result: Replay) -> dict[str, Any]:

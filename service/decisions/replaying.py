@@ -13,13 +13,12 @@ import numpy as np
 from model_store.encoding import UserEncoder
 from model_store.errors import InvalidInput
 from model_store.people.histories import History
-from service.decisions.codec import SCHEMA_VERSION, embedding_of, events_of, hash_of, query_of
+from service.decisions.codec import SCHEMA_VERSION, embedding_of, hash_of, interactions_of, query_of
 from service.engine.batcher import EncodeResult, WorkResult
 from service.engine.served_bundle import ServedBundle
 from service.errors import ModelUnavailable
 from service.people.hidden_set import HiddenItems
-from service.people.history_store import Events
-from service.people.known_history import known_history
+from service.people.interactions import Interactions
 from service.people.remembered import LastKnown
 from service.recommend.ask import (
     SOURCE_LAST_EMBEDDING,
@@ -27,7 +26,6 @@ from service.recommend.ask import (
     SOURCE_RETRIEVE,
     SOURCE_SIMILAR,
     Ask,
-    Interaction,
     RankedItem,
 )
 from service.recommend.candidates.admissible import check_query
@@ -88,7 +86,7 @@ async def replay_record(
     document: dict[str, Any],
     open_bundle: Callable[[str], ServedBundle],
     *,
-    interactions: Sequence[Interaction] | None = None,
+    interactions: Interactions | None = None,
 ) -> Replay:
     """Makes the list of a decision record again.
 
@@ -120,7 +118,7 @@ async def replay_record(
         segments.build(served.catalogue, query.segment)
     ask = Ask(query, (), served, mode, Deadline.after(_ENOUGH_SECONDS))
     past = Past(history, is_current=document["history"]["is_current"])
-    known = Known(past, known_history(served.catalogue, history), hidden=hidden)
+    known = Known(past, history.known_to(served.catalogue), hidden=hidden)
     check_query(served, query)
     view = await _view(ask, known, source, earlier, failed)
     answer, _ = make_answer(ask, known, view, segments if attribute is not None else None)
@@ -131,14 +129,14 @@ def _pair(item: RankedItem) -> tuple[str, float]:
     return item.item_id, item.score
 
 
-def _checked_history(document: dict[str, Any], stored: Sequence[Interaction] | None) -> Events:
-    kept, length = events_of(document), document["history"]["length"]
+def _checked_history(document: dict[str, Any], interactions: Interactions | None) -> Interactions:
+    kept, length = interactions_of(document), document["history"]["length"]
     if kept is not None:
         return kept
-    if stored is None:
+    if interactions is None:
         raise ValueError(f"its history of {length} interactions was not kept, only its hash")
     # What was reported since then comes after it.
-    first = Events.from_rows(stored[:length])
+    first = interactions.oldest(length)
     if hash_of(first) != document["history"]["sha256"]:
         raise ValueError(f"its history of {length} interactions was not kept, and the stored one is another by now")
     return first
@@ -159,7 +157,6 @@ async def _view(ask: Ask, known: Known, source: str, earlier: np.ndarray | None,
             run_blocking=_run,
             last_known=LastKnown(max_bytes=0, max_age_seconds=1.0),
             times=StepTimes(),
-            num_erasures=lambda: 0,
             falls_back=True,
         )
         view, trace = await asker.ask(ask, known)

@@ -1,92 +1,49 @@
 """What the service asks of a store of histories; plain values, no Redis."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from model_store.people.owner import Owner
-from service.recommend.ask import Interaction
+from service.people.interactions import NO_INTERACTIONS, Interactions
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One interaction that a caller reported. It belongs to a user or to a session: exactly one of both is named.
+    """One interaction that a caller reported.
 
     Attributes:
-        event_id: The caller's name of the event; the same one again, of the same user or session, is a duplicate.
-        user_id: The user whose history it belongs to, if any.
+        event_id: The caller's name of the event; the same one again, of the same owner, is a duplicate.
+        owner: The user or session whose history it belongs to.
         item_id: What they interacted with; need not be in the catalogue.
         timestamp: When, in seconds since 1970.
         type: What happened, such as ``click``.
         recommendation_id: The answer that led to it, if any.
         properties: Anything else, kept as it came.
-        session_id: The session whose history it belongs to, if it is not a user's.
     """
 
     event_id: str
-    user_id: str | None
+    owner: Owner
     item_id: str
     timestamp: int
     type: str = "click"
     recommendation_id: str | None = None
     properties: Mapping[str, Any] = field(default_factory=dict)
-    session_id: str | None = None
-
-    @property
-    def owner(self) -> Owner:
-        """Whose event it is.
-
-        Raises:
-            ValueError: Nobody's, or of two.
-        """
-        if (self.user_id is None) == (self.session_id is None):
-            raise ValueError("an event belongs to a user or to a session, and not to both")
-        return Owner(self.user_id) if self.user_id is not None else Owner(self.session_id or "", is_session=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What of a history an answer depends on, by column; entry by entry they are ``Interaction``s.
-
-    Attributes:
-        item_ids: (L,) oldest first; they need not be in the catalogue.
-        timestamps: (L,) seconds since 1970; None where nobody said.
-        types: (L,) what happened; None where nobody said.
-    """
-
-    item_ids: Sequence[str] = ()
-    timestamps: Sequence[int | None] = ()
-    types: Sequence[str | None] = ()
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __iter__(self) -> Iterator[Interaction]:
-        return map(Interaction, self.item_ids, self.timestamps, self.types)
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Interaction | Event]) -> "Events":
-        """Of entries, oldest first."""
-        columns = [(row.item_id, row.timestamp, row.type) for row in rows]
-        return cls(*zip(*columns, strict=True)) if columns else NO_EVENTS
-
-
-NO_EVENTS = Events()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StoredHistory:
-    """One user's, or one session's, kept interactions.
+    """What is kept of one owner, as a request reads it.
 
     Attributes:
-        events: Oldest first: by timestamp, then by arrival.
+        interactions: Oldest first: by timestamp, then by arrival.
         includes_token: Whether the batch that an event token names is counted in; None when none was asked
             for.
         version: Equal for equal events in the same order, and for no others that will ever be met.
-        is_unchanged: The history still has the version that the caller knows, so ``events`` is left empty.
+        is_unchanged: The history still has the version that the caller knows, so ``interactions`` is left empty.
     """
 
-    events: Sequence[Event] = ()
+    interactions: Interactions = NO_INTERACTIONS
     includes_token: bool | None = None
     version: bytes | None = None
     is_unchanged: bool = False
@@ -139,48 +96,42 @@ class ErasedStore:
 
 
 class HistoryReader(Protocol):
-    """Where stored histories are read, oldest first; a history of ``known_version`` is not given again."""
+    """Where stored histories are read."""
 
     async def read(
-        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+        self, owner: Owner, *, event_token: str | None = None, known_version: bytes | None = None
     ) -> StoredHistory:
-        """Reads one user's history; an unknown user has an empty one."""
-        ...
+        """Reads one history, oldest first; one of ``known_version`` is not given again.
 
-    async def read_session(
-        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
-    ) -> StoredHistory:
-        """Reads one session's history; an unknown session has an empty one."""
+        Raises:
+            HistoryUnavailable: The store did not answer.
+        """
         ...
 
 
 class HistoryStore(HistoryReader, Protocol):
     """Keeps the newest interactions of users and sessions; each method raises HistoryUnavailable when it cannot."""
 
+    async def events(self, owner: Owner) -> Sequence[Event]:
+        """All that is kept of the events of one owner, oldest first."""
+        ...
+
     async def append(self, events: Sequence[Event]) -> AppendOutcome:
         """Adds events durably; when it returns, the next ``read`` counts them in."""
         ...
 
-    async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
+    async def merge(self, session: Owner, user: Owner) -> MergeOutcome:
         """Moves a session's events into a user's history; asking again is safe."""
         ...
 
-    async def merged_sessions(self, user_id: str) -> Sequence[str]:
+    async def merged_sessions(self, user: Owner) -> Sequence[Owner]:
         """The newest sessions that were merged into a user; what is kept of them is erased with the user."""
         ...
 
-    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of one user, and says what that was; asking again is safe."""
-        ...
-
-    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of one session, and says what that was; asking again is safe."""
+    async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
+        """Deletes everything kept of one owner, and says what that was; asking again is safe."""
         ...
 
     async def ping(self) -> None:
         """Returns when the store answers."""
-        ...
-
-    async def aclose(self) -> None:
-        """Gives back connections."""
         ...

@@ -1,74 +1,57 @@
-"""What a model can read of a user's interactions, and what this process still knows of them when Redis is away."""
+"""The histories that this process has read, kept by version: to save reading them again, and for when Redis is away."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
-
-import numpy as np
-import orjson
+from weakref import WeakKeyDictionary
 
 from model_store.catalogue.catalogue import Catalogue
 from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import Aged, AgedCache
-from service.people.history_store import Events
-from service.recommend.ask import Interaction
+from service.people.interactions import Interactions
 
 # The newest interactions that are kept of one user, whatever the history store keeps.
 _MAX_KEPT = 10_000
+# Of an interaction, in Python's strings and in arrays of the items of two catalogues; and of a history besides.
+_INTERACTION_BYTES = 120
+_BASE_BYTES = 512
 # Batches of events since the last read; beyond it they are put together.
 _MAX_PIECES = 32
 
 
-def in_order(history: Sequence[Interaction]) -> Sequence[Interaction]:
-    """By timestamp where every entry has one (equal ones keep their order), else as it came."""
-    if any(interaction.timestamp is None for interaction in history):
-        return history
-    return sorted(history, key=lambda interaction: interaction.timestamp or 0)
-
-
-def known_history(catalogue: Catalogue, events: Events) -> History:
-    """All events with items of the catalogue; how many of them are read is for the encoder to say.
-
-    Args:
-        catalogue: Of the bundle that answers.
-        events: Oldest first.
-
-    Returns:
-        (L,) items and timestamps, of nobody; L is 0 where nothing is known.
-    """
-    indices, timestamps = catalogue.indices_of(events.item_ids), _filled(events.timestamps)
-    if indices.all():
-        return History(indices, timestamps)
-    is_known = indices > 0
-    return History(indices[is_known], timestamps[is_known])
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReadHistory:
     """A stored history as it was read.
 
-    Events are kept as JSON: a tenth of what Python's objects take.
-
     Attributes:
-        packed: The events, oldest first.
+        interactions: Oldest first; of very many the newest.
         version: Of the stored history; None where not all of it is here.
+        by_catalogue: What a model can read of it, worked out once for each catalogue.
     """
 
-    packed: bytes
+    interactions: Interactions
     version: bytes | None = None
+    by_catalogue: "WeakKeyDictionary[Catalogue, History]" = field(default_factory=WeakKeyDictionary)
 
     @classmethod
-    def pack(cls, events: Events, version: bytes | None = None) -> "ReadHistory":
-        """Packs events, oldest first; of very many the newest."""
-        columns = (events.item_ids, events.timestamps, events.types)
-        packed = orjson.dumps([column[-_MAX_KEPT:] for column in columns])
-        return cls(packed, version if len(events) <= _MAX_KEPT else None)
+    def made_of(cls, interactions: Interactions, version: bytes | None = None) -> "ReadHistory":
+        """Of very many interactions the newest are kept, under no version."""
+        newest = interactions.newest(_MAX_KEPT)
+        return cls(newest, version if newest is interactions else None)
 
-    def events(self) -> Events:
-        """As they were read."""
-        return Events(*orjson.loads(self.packed))
+    def known_to(self, catalogue: Catalogue) -> History:
+        """As ``Interactions.known_to``."""
+        history = self.by_catalogue.get(catalogue)
+        if history is None:
+            history = self.by_catalogue[catalogue] = self.interactions.known_to(catalogue)
+        return history
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes, about."""
+        return _BASE_BYTES + len(self.interactions) * _INTERACTION_BYTES
 
 
 class LastHistories:
@@ -112,16 +95,16 @@ class LastHistories:
         newer = [piece for piece in kept.value if piece[0] >= asked_at] if kept is not None else []
         self._put(owner, [(asked_at, history), *newer])
 
-    def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
+    def add(self, owner: Owner, interactions: Interactions) -> None:
         """Adds interactions that the history store has acknowledged."""
         kept = self._cache.get(owner.hash)
         pieces = [] if kept is None else list(kept.value)
         if len(pieces) >= _MAX_PIECES:
             # as of now: what is read meanwhile may lack some of it
-            pieces = [(self._clock(), ReadHistory.pack(Events.from_rows(_together(pieces))))]
-        self._put(owner, [*pieces, (self._clock(), ReadHistory.pack(Events.from_rows(interactions)))])
+            pieces = [(self._clock(), ReadHistory.made_of(_together(pieces)))]
+        self._put(owner, [*pieces, (self._clock(), ReadHistory.made_of(interactions))])
 
-    def last(self, owner: Owner) -> Aged[Sequence[Interaction]] | None:
+    def last(self, owner: Owner) -> Aged[Interactions] | None:
         """What is known of somebody, oldest first."""
         kept = self._cache.get(owner.hash)
         return None if kept is None else Aged(_together(kept.value), kept.age_seconds)
@@ -135,22 +118,10 @@ class LastHistories:
         self._cache.clear()
 
     def _put(self, owner: Owner, pieces: Sequence[tuple[float, ReadHistory]]) -> None:
-        self._cache.put(owner.hash, tuple(pieces), sum(len(piece.packed) + 128 for _, piece in pieces))
+        self._cache.put(owner.hash, tuple(pieces), sum(piece.num_bytes for _, piece in pieces))
 
 
-def _together(pieces: Sequence[tuple[float, ReadHistory]]) -> list[Interaction]:
+def _together(pieces: Sequence[tuple[float, ReadHistory]]) -> Interactions:
     # What was reported while a history was read is in both.
-    interactions = list(dict.fromkeys(chain.from_iterable(piece.events() for _, piece in pieces)))
-    return sorted(interactions, key=lambda entry: entry.timestamp or 0)[-_MAX_KEPT:]
-
-
-def _filled(timestamps: Sequence[int | None]) -> np.ndarray:
-    """(L,) int64; a missing one is that of the entry before it, or the first one there is, or 0."""
-    if None not in timestamps:
-        return np.array(timestamps, dtype=np.int64)
-    previous = next((timestamp for timestamp in timestamps if timestamp is not None), 0)
-    filled = np.empty(len(timestamps), dtype=np.int64)
-    for at, timestamp in enumerate(timestamps):
-        previous = previous if timestamp is None else timestamp
-        filled[at] = previous
-    return filled
+    rows = dict.fromkeys(chain.from_iterable(piece.interactions.rows() for _, piece in pieces))
+    return Interactions.from_rows(rows).ordered().newest(_MAX_KEPT)

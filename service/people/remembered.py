@@ -1,13 +1,14 @@
-"""What this process remembers of users and sessions, in one place, so that forgetting somebody forgets all of it."""
+"""What this process remembers of users and sessions to save work, and for when the model or Redis does not answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from model_store.people.owner import Owner
 from service.people.embeddings import LastEmbeddings
+from service.people.forgetting import Forgetting
+from service.people.interactions import Interactions
 from service.people.known_history import LastHistories
 from service.people.repeats import Repeats
 from service.people.visibility import EventVisibility
-from service.recommend.ask import Interaction
 
 
 class LastKnown:
@@ -16,22 +17,27 @@ class LastKnown:
     Args:
         max_bytes: Of all together, a third for each; 0 keeps nothing.
         max_age_seconds: Older ones are dropped.
+        forgetting: Tells all that is here whom to forget.
         became_visible: Is told how long acknowledged events took to be seen by an answer.
     """
 
     def __init__(
-        self, *, max_bytes: int, max_age_seconds: float, became_visible: Callable[[float], None] | None = None
+        self,
+        *,
+        max_bytes: int,
+        max_age_seconds: float,
+        forgetting: Forgetting | None = None,
+        became_visible: Callable[[float], None] | None = None,
     ) -> None:
+        self.forgetting = forgetting or Forgetting()
         self.visibility = EventVisibility(became_visible)
         self.embeddings = LastEmbeddings(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
         self.histories = LastHistories(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
         self.repeats = Repeats(max_bytes=max_bytes // 3, max_age_seconds=max_age_seconds)
-        self._num_forgotten = 0
-
-    @property
-    def num_forgotten(self) -> int:
-        """How often somebody was forgotten: what was read before the last time must not be kept after it."""
-        return self._num_forgotten
+        self.forgetting.register(self.visibility, receipt=None)
+        self.forgetting.register(self.embeddings, receipt="last_embeddings")
+        self.forgetting.register(self.histories, receipt="last_histories")
+        self.forgetting.register(self.repeats, receipt="last_answers")
 
     def kept_bytes(self) -> dict[str, int]:
         """What is kept takes, about."""
@@ -41,29 +47,7 @@ class LastKnown:
             "answers": self.repeats.num_bytes,
         }
 
-    def add(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
+    def add(self, owner: Owner, interactions: Interactions) -> None:
         """Adds interactions that the history store has acknowledged."""
         self.histories.add(owner, interactions)
         self.visibility.acknowledged(owner, interactions)
-
-    def forget(self, owner_hash: str) -> dict[str, int]:
-        """Drops everything that is kept of somebody; call it once their history is gone.
-
-        Returns:
-            What was kept, and how many records of it.
-        """
-        self._num_forgotten += 1
-        self.visibility.forget(owner_hash)
-        return {
-            "last_embeddings": self.embeddings.forget(owner_hash),
-            "last_histories": self.histories.forget(owner_hash),
-            "last_answers": self.repeats.forget(owner_hash),
-        }
-
-    def forget_all(self) -> None:
-        """Drops everything that is kept of anybody."""
-        self._num_forgotten += 1
-        self.embeddings.forget_all()
-        self.histories.forget_all()
-        self.repeats.forget_all()
-        self.visibility.forget_all()

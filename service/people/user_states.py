@@ -18,12 +18,6 @@ class UserStates:
     def __init__(self, bundles: LiveBundles, models: EncodeBatcher) -> None:
         self._bundles = bundles
         self._models = models
-        self._num_erasures = 0
-
-    @property
-    def num_erasures(self) -> int:
-        """How many users have been erased so far: who has read a history before the last one may hold it no more."""
-        return self._num_erasures
 
     def kept_bytes(self) -> dict[str, int]:
         """Per kind of model."""
@@ -38,7 +32,7 @@ class UserStates:
         """Drops what is kept of users; call it once their histories are gone.
 
         It runs after the histories that were asked for before it, as those may bring the user back; and later ones
-        do not, as they see the count.
+        do not, as they compare ``Forgetting.count``.
 
         Returns:
             How many states there were, over users and encoders.
@@ -46,7 +40,7 @@ class UserStates:
         Raises:
             NotReady: The service is ending, and with it everything that is kept.
         """
-        encoders = self._erasing()
+        encoders = self._encoders()
         ran = await self._models.run(
             lambda: sum(encoder.forget(one) for encoder in encoders for one in owner_hashes), waits=True
         )
@@ -58,7 +52,7 @@ class UserStates:
         Raises:
             NotReady: As of ``forget``.
         """
-        encoders = self._erasing()
+        encoders = self._encoders()
 
         def forget_all() -> None:
             for encoder in encoders:
@@ -66,6 +60,5 @@ class UserStates:
 
         await self._models.run(forget_all, waits=True)
 
-    def _erasing(self) -> list[UserEncoder]:
-        self._num_erasures += 1
+    def _encoders(self) -> list[UserEncoder]:
         return [served.encoder for served in self._bundles.live.bundles.values()]

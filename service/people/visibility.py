@@ -9,9 +9,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from model_store.people.owner import Owner
-from service.people.history_store import Events
-from service.recommend.ask import Interaction
+from service.people.interactions import Interactions
 
 _MAX_WAITING = 10_000
 
@@ -30,43 +31,39 @@ class EventVisibility:
         self._became_visible = became_visible
         self._clock = clock
         # by the hash of the owner; nothing else of them is kept
-        self._waiting: OrderedDict[str, tuple[str, int | None, float]] = OrderedDict()
+        self._waiting: OrderedDict[str, tuple[str, int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def acknowledged(self, owner: Owner, interactions: Sequence[Interaction]) -> None:
+    def acknowledged(self, owner: Owner, interactions: Interactions) -> None:
         """Events of one owner were acknowledged now; of many owners the ones that wait longest are given up."""
-        if interactions:
-            first = interactions[0]
-            self._waiting.setdefault(owner.hash, (first.item_id, first.timestamp, self._clock()))
+        if len(interactions):
+            first = interactions.item_ids[0], int(interactions.timestamps[0])
+            self._waiting.setdefault(owner.hash, (*first, self._clock()))
             if len(self._waiting) > _MAX_WAITING:
                 self._waiting.popitem(last=False)
 
-    def answered(self, owners: Sequence[Owner], events: Events) -> None:
+    def answered(self, owners: Sequence[Owner], interactions: Interactions) -> None:
         """An answer to these owners was made of this history, oldest first."""
         for owner in owners if self._waiting else ():
             waiting = self._waiting.get(owner.hash)
             if waiting is None:
                 continue
             item_id, timestamp, since = waiting
-            if (item_id, timestamp) in zip(events.item_ids, events.timestamps, strict=True):
+            at_that_time = np.flatnonzero(interactions.timestamps == timestamp).tolist()
+            if any(interactions.item_ids[at] == item_id for at in at_that_time):
                 del self._waiting[owner.hash]
                 if self._became_visible is not None:
                     self._became_visible(self._clock() - since)
-            elif _is_older(timestamp, events):
+            elif len(interactions) and timestamp < interactions.timestamps[0]:
                 # it came late and did not make it into what is kept
                 del self._waiting[owner.hash]
 
-    def forget(self, owner_hash: str) -> None:
-        """Waits no more for an event of this owner."""
-        self._waiting.pop(owner_hash, None)
+    def forget(self, owner_hash: str) -> int:
+        """Waits no more for an event of this owner, and says for how many it did."""
+        return int(self._waiting.pop(owner_hash, None) is not None)
 
     def forget_all(self) -> None:
         """Waits for nothing any more."""
         self._waiting.clear()
-
-
-def _is_older(timestamp: int | None, events: Events) -> bool:
-    oldest = events.timestamps[0] if events else None
-    return timestamp is not None and oldest is not None and timestamp < oldest

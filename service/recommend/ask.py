@@ -8,6 +8,7 @@ from typing import Any
 from model_store.encoding import Mode
 from model_store.people.owner import Owner
 from service.engine.served_bundle import ServedBundle
+from service.people.interactions import Interactions
 from service.recommend.candidates.filters import Node
 from service.recommend.deadline import Deadline
 from service.recommend.ranking.candidates import NO_CANDIDATES, Candidates
@@ -20,15 +21,6 @@ SOURCE_SIMILAR = "fallback:similar_items"
 SOURCE_SEGMENT = "fallback:segment_popular"
 SOURCE_POPULAR = "fallback:popular"
 DEFAULT_FIELDS = ("title",)
-
-
-@dataclass(frozen=True, slots=True)
-class Interaction:
-    """One entry of a history: the item, when and in which way (None where the caller did not say)."""
-
-    item_id: str
-    timestamp: int | None = None
-    type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +103,7 @@ class Query:
     user_id: str | None
     k: int
     timeout_seconds: float
-    history: Sequence[Interaction] | None = None
+    history: Interactions | None = None
     filter: Node | None = None
     exclude_item_ids: Sequence[str] = ()
     exclude_seen: bool = True
@@ -183,14 +175,6 @@ class Ask:
     def owner(self) -> Owner | None:
         """Whose the history is; None for one in the request, or one of several owners."""
         return self.owners[0] if len(self.owners) == 1 and self.query.history is None else None
-
-
-def owners_of(query: Query) -> tuple[Owner, ...]:
-    """Whom a query is about; made once, for the ``Ask``."""
-    owners = [] if query.user_id is None else [Owner(query.user_id)]
-    if query.session_id is not None:
-        owners.append(Owner(query.session_id, is_session=True))
-    return tuple(owners)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Which model answers a request, and how: what the request names, else the user's arm, else the default."""
 
 from model_store.encoding import Mode
+from model_store.people.owner import owners_of
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
-from service.recommend.ask import Ask, Assignment, Query, owners_of
+from service.recommend.ask import Ask, Assignment, Query
 from service.recommend.deadline import Deadline
 from service.recommend.experiment import Experiment
 from service.recommend.protocols import BundleSource
@@ -35,7 +36,9 @@ class Chooser:
         """
         served, assignment, warning = self._bundle(query)
         deadline = Deadline.after(query.timeout_seconds)
-        ask = Ask(query, owners_of(query), served, self._mode(query, served), deadline, assignment)
+        ask = Ask(
+            query, owners_of(query.user_id, query.session_id), served, self._mode(query, served), deadline, assignment
+        )
         return ask, NOTHING if warning is None else warning_of(warning)
 
     def _bundle(self, query: Query) -> tuple[ServedBundle, Assignment | None, str | None]:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
 from service.people.embeddings import Aged
-from service.people.history_store import Events, HistoryReader, StoredHistory
-from service.people.known_history import ReadHistory, in_order
+from service.people.history_store import HistoryReader, StoredHistory
+from service.people.interactions import NO_INTERACTIONS, Interactions, joined
+from service.people.known_history import ReadHistory
 from service.people.remembered import LastKnown
-from service.recommend.ask import Ask, Interaction
+from service.recommend.ask import Ask
 from service.recommend.known import NO_PAST, Past
 from service.recommend.trace import NOTHING, Timing, Trace, failure, note, warning_of
 
@@ -40,13 +41,13 @@ class HistorySource:
 
         Args:
             ask: The request.
-            num_forgotten: Of ``last_known``, before; what was forgotten since then must not be remembered again.
+            num_forgotten: ``Forgetting.count`` before; who was forgotten since then must not be remembered again.
 
         Raises:
             HistoryUnavailable: The stored history cannot be read, and nothing is to be served without it.
         """
         if ask.query.history is not None:
-            return Past(Events.from_rows(in_order(ask.query.history))), NOTHING
+            return Past(ask.query.history.ordered()), NOTHING
         if not ask.owners:
             return NO_PAST, NOTHING
         started = time.perf_counter()
@@ -72,43 +73,34 @@ class HistorySource:
             trace = warning_of("event_token_unknown: the batch of min_event_token is not in this user's history")
         histories = []
         for owner, last, one in zip(ask.owners, known, stored, strict=True):
-            if last is not None and one.is_unchanged:
-                events, history = last.events(), last
-            else:
-                events = Events.from_rows(one.events)
-                history = ReadHistory.pack(events, one.version)
-            histories.append(events)
-            if num_forgotten == self._last_known.num_forgotten:
+            is_kept = last is not None and one.is_unchanged
+            history = last if is_kept and last is not None else ReadHistory.made_of(one.interactions, one.version)
+            histories.append(history)
+            if num_forgotten == self._last_known.forgetting.count:
                 self._last_known.histories.keep(owner, history, asked_at=asked_at)
-        return Past(_together(histories), stored[0].version if len(stored) == 1 else None), trace
+        if len(histories) > 1:
+            return Past(joined([one.interactions for one in histories])), trace
+        return Past(histories[0].interactions, stored[0].version, kept=histories[0]), trace
 
     async def _read(self, ask: Ask, owner: Owner, last: ReadHistory | None) -> StoredHistory:
-        read = self._histories.read_session if owner.is_session else self._histories.read
-        return await read(
-            owner.id,
+        return await self._histories.read(
+            owner,
             event_token=ask.query.min_event_token,
             known_version=None if last is None else last.version,
         )
 
     def _last_known_past(self, owners: Sequence[Owner]) -> tuple[Past, Trace]:
         last = [kept for owner in owners if (kept := self._last_known.histories.last(owner)) is not None]
-        events = _together([Events.from_rows(kept.value) for kept in last])
-        trace = note("history", "unavailable") + failure("history_unavailable", _warning(last, len(events)))
-        return Past(events, is_current=False), trace
+        interactions = joined([kept.value for kept in last]) if last else NO_INTERACTIONS
+        trace = note("history", "unavailable") + failure("history_unavailable", _warning(last, interactions))
+        return Past(interactions, is_current=False), trace
 
 
-def _together(histories: Sequence[Events]) -> Events:
-    """One history of several, each oldest first."""
-    if len(histories) == 1:
-        return histories[0]
-    return Events.from_rows(in_order([interaction for history in histories for interaction in history]))
-
-
-def _warning(last: Sequence[Aged[Sequence[Interaction]]], num_events: int) -> str:
-    if not num_events:
+def _warning(last: Sequence[Aged[Interactions]], interactions: Interactions) -> str:
+    if not len(interactions):
         return "the stored history cannot be read, so seen items are not known"
     age_seconds = max(kept.age_seconds for kept in last)
     return (
-        f"the stored history cannot be read; the last one known here, of {num_events} interactions and "
+        f"the stored history cannot be read; the last one known here, of {len(interactions)} interactions and "
         f"{age_seconds:.0f} s ago, says what was seen"
     )

@@ -69,7 +69,6 @@ class ModelAsker:
         run_blocking: Runs what takes long beside the event loop.
         last_known: Keeps embeddings.
         times: What steps take.
-        num_erasures: How many users have been erased so far.
         falls_back: Whether a step that does not answer has a next one; else the request fails.
     """
 
@@ -80,14 +79,12 @@ class ModelAsker:
         run_blocking: BlockingRunner,
         last_known: LastKnown,
         times: StepTimes,
-        num_erasures: Callable[[], int],
         falls_back: bool,
     ) -> None:
         self._models = models
         self._run_blocking = run_blocking
         self._last_known = last_known
         self._times = times
-        self._num_erasures = num_erasures
         self._falls_back = falls_back
         self._late: set[asyncio.Task[Any]] = set()  # tasks that nobody refers to may be collected
 
@@ -146,7 +143,7 @@ class ModelAsker:
             encoded = await self._models.encode(served.encoder, self._owned_history(ask, known), deadline=until)
             self._times.took(("model", served.kind), time.perf_counter() - started)
             _check_finite(encoded.embedding)
-            if owner is not None and self._last_known.num_forgotten == known.num_forgotten:
+            if owner is not None and self._last_known.forgetting.count == known.num_forgotten:
                 self._last_known.embeddings.keep(owner, served.bundle_id, encoded.embedding, made_of)
             timing = Timing(queue=encoded.queue_seconds, encode=encoded.encode_seconds)
             return encoded.embedding, Trace(timing=timing)
@@ -238,7 +235,7 @@ class ModelAsker:
         What an encoder keeps of a session would outlive its merging into a user, so nothing is.
         """
         owner = ask.owner
-        if owner is None or owner.is_session or self._num_erasures() != known.num_erasures:
+        if owner is None or owner.is_session or self._last_known.forgetting.count != known.num_forgotten:
             return known.history
         return replace(known.history, owner=owner.hash)
 

@@ -10,18 +10,18 @@ import binascii
 import hashlib
 import struct
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import orjson
 
-from model_store.people.owner import Owner
+from model_store.people.owner import Owner, owners_of
 from service.engine.served_bundle import ServedBundle
 from service.errors import Gone, InvalidRequest
-from service.people.history_store import NO_EVENTS, Events, HistoryReader
-from service.people.known_history import known_history
+from service.people.history_store import HistoryReader
+from service.people.interactions import NO_INTERACTIONS, Interactions, joined
 from service.recommend.ask import (
     DEFAULT_FIELDS,
     Assignment,
@@ -246,7 +246,7 @@ class Pages:
         history_seconds = time.perf_counter() - started
 
         def cut() -> tuple[list[RankedItem], int | None]:
-            known = Known(Past(seen), known_history(served.catalogue, seen), hidden=hidden)
+            known = Known(Past(seen), seen.known_to(served.catalogue), hidden=hidden)
             admissible = admissible_items(served, query, known)
             return _cut(kept, served, cursor.position, request.k, admissible, query.return_fields)
 
@@ -275,17 +275,11 @@ class Pages:
                 return served
         raise Gone("cursor: the catalogue has been replaced since; ask again without it")
 
-    async def _seen(self, query: Query) -> Events:
+    async def _seen(self, query: Query) -> Interactions:
         """What is known of the caller's interactions by now."""
-        if not query.exclude_seen:
-            return NO_EVENTS
-        reads: list[Awaitable[Any]] = []
-        if query.user_id is not None:
-            reads.append(self._histories.read(query.user_id))
-        if query.session_id is not None:
-            reads.append(self._histories.read_session(query.session_id))
-        stored = await asyncio.gather(*reads)
-        return Events.from_rows(event for one in stored for event in one.events)
+        owners = owners_of(query.user_id, query.session_id) if query.exclude_seen else ()
+        stored = await asyncio.gather(*(self._histories.read(owner) for owner in owners))
+        return joined([one.interactions for one in stored]) if stored else NO_INTERACTIONS
 
 
 def _pack(query: Query, recommendation: Recommendation) -> bytes:

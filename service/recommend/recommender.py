@@ -7,14 +7,12 @@ of time, and what would take longer is not begun. Where nothing is to be served 
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from service.decisions.record import Decision, NoDecisions
 from service.decisions.store import new_recommendation_id
 from service.errors import DeadlineExceeded
 from service.people.history_store import HistoryReader
-from service.people.known_history import known_history
 from service.people.remembered import LastKnown
 from service.recommend.ask import SOURCE_MODEL, SOURCE_RETRIEVE, Ask, Query, Recommendation
 from service.recommend.candidates.admissible import NothingHidden, check_query
@@ -43,7 +41,6 @@ class Recommender:
         models: Runs all that needs a model.
         run_blocking: Runs index searches beside the event loop.
         run_popular: Runs what needs no search, in a thread that no search ever keeps busy.
-        num_erasures: How many users have been erased so far.
         last_known: Remembers users for when the model or the history store does not answer.
         segments: Of the catalogues.
         hidden: What operators have hidden.
@@ -60,7 +57,6 @@ class Recommender:
         models: ModelQueue,
         run_blocking: BlockingRunner,
         run_popular: BlockingRunner,
-        num_erasures: Callable[[], int],
         last_known: LastKnown,
         segments: Segments,
         hidden: HiddenReader | None = None,
@@ -70,7 +66,6 @@ class Recommender:
     ) -> None:
         times = StepTimes()
         self._chooser = chooser
-        self._num_erasures = num_erasures
         self._last_known = last_known
         self._segments = segments
         self._hidden = hidden or NothingHidden()
@@ -82,7 +77,6 @@ class Recommender:
             run_blocking=run_blocking,
             last_known=last_known,
             times=times,
-            num_erasures=num_erasures,
             falls_back=falls_back,
         )
         self._ladder = Ladder(
@@ -129,7 +123,7 @@ class Recommender:
             trace = replace(trace, fallback_reason=None)
         name = new_recommendation_id(ask.owners[0] if ask.owners else None)
         if query.history is None:
-            self._last_known.visibility.answered(ask.owners, known.past.events)
+            self._last_known.visibility.answered(ask.owners, known.past.interactions)
         self._decisions.record(Decision(name, time.time(), ask, known, answer, trace))
         return Recommendation(
             recommendation_id=name,
@@ -145,7 +139,7 @@ class Recommender:
 
     async def _know(self, ask: Ask) -> tuple[Known, Trace]:
         """What an answer depends on; the history and what is hidden are read at the same time."""
-        num_erasures, num_forgotten = self._num_erasures(), self._last_known.num_forgotten
+        num_forgotten = self._last_known.forgetting.count
         reading = self._hidden.current(within=_HIDDEN_SHARE * ask.deadline.seconds)
         if ask.owners and ask.query.history is None:
             hidden_read = asyncio.create_task(reading)
@@ -154,10 +148,10 @@ class Recommender:
         else:
             hidden = await reading
             past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
-        history = known_history(ask.served.catalogue, past.events)
+        history = past.known_to(ask.served.catalogue)
         items = history.item_indices
         read_items = items[len(items) - ask.served.encoder.window(len(items)) :] if len(items) else items
-        return Known(past, history, read_items, hidden, num_erasures, num_forgotten), trace
+        return Known(past, history, read_items, hidden, num_forgotten), trace
 
     async def _answer(self, ask: Ask, known: Known, before: Trace) -> tuple[Answer, Trace]:
         """The answer, and what happened since the history was read; the one before where the same was asked before."""
@@ -170,14 +164,14 @@ class Recommender:
         trace += modelled
         answer, climbed = await self._ladder.answer(ask, known, view, before + trace)
         trace += climbed
-        if key is not None and self._last_known.num_forgotten == known.num_forgotten:
+        if key is not None and self._last_known.forgetting.count == known.num_forgotten:
             repeats.keep(ask.owners[0], key, answer, trace)
         return answer, trace
 
 
 def _unknown_items(known: Known) -> Trace:
     """Says how much of the history no model can read."""
-    num_items = len(known.past.events)
+    num_items = len(known.past.interactions)
     num_unknown = num_items - len(known.history.item_indices)
     if not num_unknown:
         return NOTHING

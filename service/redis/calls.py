@@ -16,10 +16,11 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from service.errors import HistoryUnavailable
+from service.redis.pipeline import Pipeline
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,6 +29,11 @@ _CALLS_AT_ONCE = 64
 _RETRIES = 2
 # Answers of version 3 are turned back into those of version 2 one value at a time, in Python.
 _PROTOCOL = 2
+
+_FAILURES = (RedisError, OSError, TimeoutError)
+# RedisClusterException is no RedisError. AttributeError: the cluster client re-reads the topology after an error and
+# may take a connection's writer away from a call that is still connecting (redis-py 8.1).
+_CLUSTER_FAILURES = (*_FAILURES, RedisClusterException, AttributeError)
 
 
 def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | RedisCluster":
@@ -38,22 +44,21 @@ def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | Redi
         cluster: Whether the url names a node of a Redis Cluster.
         timeout_seconds: For connecting and for each answer.
     """
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES)
     if cluster:
         return RedisCluster.from_url(
             url,
             protocol=_PROTOCOL,
-            retry=retry,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES),
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
         )
     return Redis.from_url(
         url,
         protocol=_PROTOCOL,
-        retry=retry,
-        socket_timeout=timeout_seconds,
+        # RedisCalls tries again and watches the time, of a whole batch of commands
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=None,
         socket_connect_timeout=timeout_seconds,
-        health_check_interval=30,
     )
 
 
@@ -74,65 +79,67 @@ class RedisCalls:
     """Calls to one Redis or Redis Cluster.
 
     Args:
-        client: Of a server, or of a cluster. Its owner closes it.
+        client: Of a server, or of a cluster.
         timeout_seconds: For one whole call, retries included.
     """
 
     def __init__(self, client: "Redis | RedisCluster", *, timeout_seconds: float) -> None:
-        self.client = client
+        self._client = client
         self._timeout_seconds = timeout_seconds
+        self._failures = _FAILURES if isinstance(client, Redis) else _CLUSTER_FAILURES
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._pipeline = None if isinstance(client, RedisCluster) else Pipeline(client, timeout_seconds=timeout_seconds)
+
+    async def command(self, *parts: Any) -> Any:
+        """Sends one command, such as ``("ZCARD", key)``; only within ``calling``.
+
+        Returns:
+            What Redis answers, unconverted: bytes, integers, lists of them, None.
+        """
+        if self._pipeline is not None:
+            return await self._pipeline.send(parts)
+        async with self._slots:
+            return await self._client.execute_command(*parts)
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Runs a script whose keys are all in one slot; only within ``calling``."""
-        async with self._slots:
-            try:
-                return await self.client.evalsha(script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self.client.eval(script.source, len(keys), *keys, *arguments)
+        named = (len(keys), *keys, *arguments)
+        try:
+            return await self.command("EVALSHA", script.sha, *named)
+        except NoScriptError:
+            return await self.command("EVAL", script.source, *named)
 
     async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """Runs a script several times, each with (keys, arguments); together where there is one server."""
-        if isinstance(self.client, RedisCluster):
-            return list(await asyncio.gather(*(self.run(script, keys, *arguments) for keys, arguments in calls)))
-        async with self._slots:
-            pipeline = self.client.pipeline(transaction=False)
-            for keys, arguments in calls:
-                pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        for place, (keys, arguments) in enumerate(calls):
-            if isinstance(answers[place], NoScriptError):
-                answers[place] = await self.run(script, keys, *arguments)
-            elif isinstance(answers[place], Exception):
-                raise answers[place]
-        return answers
+        """Runs a script several times, each with (keys, arguments), together; only within ``calling``."""
+        return list(await asyncio.gather(*(self.run(script, keys, *arguments) for keys, arguments in calls)))
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[Any]:
-        """The client, for a few calls one after the other; only within ``calling``."""
-        async with self._slots:
-            yield self.client
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        if self._pipeline is not None:
+            await self._pipeline.aclose()
+        await self._client.aclose()
 
     @asynccontextmanager
     async def calling(self, purpose: str, *, timeout_seconds: float | None = None) -> AsyncIterator[None]:
-        """Bounds what is done inside in time, and maps what the client raises to our own error.
+        """Maps what the client raises to our own error, and bounds what is done inside in time.
 
         Args:
             purpose: What is done, for the log and the error.
-            timeout_seconds: For all of it; that of every call by default.
+            timeout_seconds: For all of it; by default each command has the time of a call.
 
         Raises:
             HistoryUnavailable: Redis did not answer, in time or at all.
         """
         try:
+            if timeout_seconds is None and self._pipeline is not None:
+                yield
+                return
             async with asyncio.timeout(timeout_seconds or self._timeout_seconds):
-                if isinstance(self.client, RedisCluster):
+                if isinstance(self._client, RedisCluster):
                     # Concurrent first calls of a client that has not read the topology go to random nodes, and the
                     # storm of redirections makes it drop its connections (redis-py 8.1). Free once it has.
-                    await self.client.initialize()
+                    await self._client.initialize()
                 yield
-        # AttributeError: the cluster client re-reads the topology after an error and may take a connection's writer
-        # away from a call that is still connecting (redis-py 8.1).
-        except (RedisError, OSError, TimeoutError, AttributeError) as error:
+        except self._failures as error:
             LOGGER.warning("Redis failed to %s: %s: %s", purpose, type(error).__name__, error)
             raise HistoryUnavailable(f"the history store failed to {purpose}: {type(error).__name__}") from error

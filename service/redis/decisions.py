@@ -86,10 +86,10 @@ class RedisDecisionStore:
         if shard is None:
             return None
         records, by_time, _ = decision_keys(shard)
-        async with self._calls.calling("read a decision record"), self._calls.slot() as client:
-            made = await client.zscore(by_time, recommendation_id)
-            packed: bytes | None = await client.hget(records, recommendation_id)
-        is_over = made is None or made / 1_000 < time.time() - self._limits.ttl_seconds
+        async with self._calls.calling("read a decision record"):
+            made = await self._calls.command("ZSCORE", by_time, recommendation_id)
+            packed: bytes | None = await self._calls.command("HGET", records, recommendation_id)
+        is_over = made is None or float(made) / 1_000 < time.time() - self._limits.ttl_seconds
         return None if is_over else packed
 
 

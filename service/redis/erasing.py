@@ -53,8 +53,7 @@ class Eraser:
 
     async def sessions_of(self, user: Owner) -> list[Owner]:
         """The sessions that were merged into a user; only within ``calling``."""
-        async with self._calls.slot() as client:
-            ids = await client.zrange(owner_key(user, "sessions"), 0, -1)
+        ids = await self._calls.command("ZRANGE", owner_key(user, "sessions"), 0, -1)
         return [Owner(one.decode(), is_session=True) for one in ids]
 
     async def _erase(self, owner: Owner) -> dict[str, int]:

@@ -8,13 +8,13 @@ one, forgets everybody: what is kept in memory only saves work.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from model_store.people.owner import Owner
 from service.engine.tasks import end_task
 from service.errors import HistoryUnavailable, NotReady
 from service.http.random_ids import random_hex
+from service.people.forgetting import Forgetting
 from service.redis.calls import RedisCalls
 
 LOGGER = logging.getLogger(__name__)
@@ -33,24 +33,16 @@ class Erasures:
 
     Args:
         calls: To Redis.
-        forget: Is given the hashes of owners whom this process must forget.
-        forget_all: Is called where it is not known whom.
+        forgetting: Has this process forget; everybody, where it is not known whom.
         every_seconds: Between two looks.
     """
 
-    def __init__(
-        self,
-        calls: RedisCalls,
-        *,
-        forget: Callable[[Sequence[str]], Awaitable[None]],
-        forget_all: Callable[[], Awaitable[None]],
-        every_seconds: float = _EVERY_SECONDS,
-    ) -> None:
+    def __init__(self, calls: RedisCalls, forgetting: Forgetting, *, every_seconds: float = _EVERY_SECONDS) -> None:
         self._calls = calls
-        self._forget = forget
-        self._forget_all = forget_all
+        self._forgetting = forgetting
         self._every_seconds = every_seconds
-        # its own news are none: it forgot before it told, and may have been told more of that user since
+        # This process forgot before it told the others, and may have learned more of that person since: it skips
+        # what it told itself.
         self._name = random_hex(8)
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
@@ -58,8 +50,8 @@ class Erasures:
     async def start(self) -> None:
         """Begins to look. Call it before anything is kept, so that nothing has to be forgotten."""
         with contextlib.suppress(HistoryUnavailable):  # then the first look that succeeds forgets everybody
-            async with self._calls.calling("read erasures"), self._calls.slot() as client:
-                self._last = _position(await client.xrevrange(_KEY, count=1))
+            async with self._calls.calling("read erasures"):
+                self._last = await self._newest()
         self._task = asyncio.create_task(self._run(), name="hatstand-erasures")
 
     async def aclose(self) -> None:
@@ -72,9 +64,9 @@ class Erasures:
         Raises:
             HistoryUnavailable: Redis did not answer. Telling again is safe.
         """
-        async with self._calls.calling("tell of an erasure"), self._calls.slot() as client:
-            told = {_OWNER: owner.hash, _TELLER: self._name}
-            await client.xadd(_KEY, told, maxlen=_MAX_ENTRIES, approximate=True)
+        told = (_OWNER, owner.hash, _TELLER, self._name)
+        async with self._calls.calling("tell of an erasure"):
+            await self._calls.command("XADD", _KEY, "MAXLEN", "~", _MAX_ENTRIES, "*", *told)
 
     async def look(self) -> None:
         """Reads what is new, and forgets.
@@ -83,23 +75,28 @@ class Erasures:
             HistoryUnavailable: Redis did not answer.
             NotReady: The service is ending.
         """
-        async with self._calls.calling("read erasures"), self._calls.slot() as client:
-            entries = await client.xrange(_KEY, min=self._last or b"+")
+        async with self._calls.calling("read erasures"):
+            entries = await self._calls.command("XRANGE", _KEY, self._last or b"+", b"+")
             is_known = self._last is not None and (
                 self._last == _BEGINNING or (bool(entries) and entries[0][0] == self._last)
             )
             if not is_known:
-                newest = await client.xrevrange(_KEY, count=1)
+                newest = await self._newest()
         if not is_known:
-            await self._forget_all()
-            self._last = _position(newest)
+            await self._forgetting.forget_all()
+            self._last = newest
             return
-        new = [(position, fields) for position, fields in entries if position != self._last]
+        new = [(position, _fields(pairs)) for position, pairs in entries if position != self._last]
         if new:
             others = [fields for _, fields in new if fields[_TELLER].decode() != self._name]
             if others:
-                await self._forget([fields[_OWNER].decode() for fields in others])
+                await self._forgetting.forget_owners([fields[_OWNER].decode() for fields in others])
             self._last = new[-1][0]
+
+    async def _newest(self) -> bytes:
+        """The position of the newest entry."""
+        entries = await self._calls.command("XREVRANGE", _KEY, b"+", b"-", "COUNT", 1)
+        return entries[0][0] if entries else _BEGINNING
 
     async def _run(self) -> None:
         while True:
@@ -115,6 +112,6 @@ class Erasures:
             await asyncio.sleep(pause)
 
 
-def _position(newest: Sequence[tuple[bytes, Any]]) -> bytes:
-    """Of the newest entry, as ``XREVRANGE`` gives it."""
-    return newest[0][0] if newest else _BEGINNING
+def _fields(pairs: Sequence[bytes] | dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The fields of an entry: Redis sends names and values in turn, which the cluster client has put together."""
+    return pairs if isinstance(pairs, dict) else dict(zip(pairs[::2], pairs[1::2], strict=True))

@@ -4,9 +4,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from redis.asyncio import Redis
+from typing import Protocol
 
 from model_store.people.event_log import stream_key
 from model_store.people.owner import NUM_SHARDS
@@ -73,14 +71,11 @@ class EventLogWatch:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        async with self._calls.calling("look at the event log"), self._calls.slot() as client:
-            pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
-            for shard in range(NUM_SHARDS):
-                pipeline.xlen(stream_key(shard))
-                pipeline.xrange(stream_key(shard), count=1)
-            answers: list[Any] = await pipeline.execute()
-        lengths = [int(length) for length in answers[::2]]
-        oldest = [int(rows[0][0].partition(b"-")[0]) / 1_000 for rows in answers[1::2] if rows]
+        keys = [stream_key(shard) for shard in range(NUM_SHARDS)]
+        async with self._calls.calling("look at the event log"):
+            lengths = await asyncio.gather(*(self._calls.command("XLEN", key) for key in keys))
+            first = await asyncio.gather(*(self._calls.command("XRANGE", key, "-", "+", "COUNT", 1) for key in keys))
+        oldest = [int(rows[0][0].partition(b"-")[0]) / 1_000 for rows in first if rows]
         return LogFill(
             num_entries=sum(lengths),
             fullest=min(max(lengths) / self._max_per_shard, 1.0) if self._max_per_shard else 0.0,

@@ -95,10 +95,11 @@ class RedisHiddenItems:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        async with self._calls.calling("list hidden items"), self._calls.slot() as client:
-            number = int(await client.zcard(_KEYS[1]))
-            rows = await client.zrevrange(_KEYS[1], offset, offset + limit - 1, withscores=True)
-        return number, [HiddenItem(member.decode(), score / 1_000) for member, score in rows]
+        async with self._calls.calling("list hidden items"):
+            number = int(await self._calls.command("ZCARD", _KEYS[1]))
+            rows = await self._calls.command("ZREVRANGE", _KEYS[1], offset, offset + limit - 1, "WITHSCORES")
+        members, since = rows[::2], rows[1::2]
+        return number, [HiddenItem(one.decode(), float(at) / 1_000) for one, at in zip(members, since, strict=True)]
 
     async def aclose(self) -> None:
         """Ends what is being read."""
@@ -140,8 +141,7 @@ class RedisHiddenItems:
     async def _read(self) -> None:
         self._hidden_meanwhile.clear()
         async with self._calls.calling("read hidden items", timeout_seconds=self._patience_seconds):
-            async with self._calls.slot() as client:
-                version = (await client.get(_KEYS[0]) or b"").decode()
+            version = (await self._calls.command("GET", _KEYS[0]) or b"").decode()
             if not self._known.is_known or version != self._version:
                 await self._read_changes()
             elif not self._is_ahead:

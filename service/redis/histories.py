@@ -12,22 +12,19 @@ import math
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
+import numpy as np
 
 from model_store.people.appending import ARRIVAL_DIGITS, RetentionLimits, append_call, append_script
-from model_store.people.event_log import pack_event, unpack_events
+from model_store.people.event_log import pack_event, parse_payloads, unpack_events
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
 from service.http.random_ids import random_hex
 from service.people.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
-from service.redis.calls import RedisCalls, Script, connect
+from service.people.interactions import NO_INTERACTIONS, Interactions
+from service.redis.calls import RedisCalls, Script
 from service.redis.erasing import Eraser
 from service.redis.keys import log_key, owner_key
-
-__all__ = ["RedisHistoryStore", "RetentionLimits", "connect"]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,13 +42,14 @@ class RedisHistoryStore:
     """A HistoryStore in Redis.
 
     Args:
-        client: Of a server, or of a cluster.
+        calls: To Redis.
         limits: What is kept.
-        timeout_seconds: For one whole call, retries included.
+        writes: For batches of events, so that nobody who reads waits behind them; ``calls`` by default.
     """
 
-    def __init__(self, client: "Redis | RedisCluster", *, limits: RetentionLimits, timeout_seconds: float) -> None:
-        self._calls = RedisCalls(client, timeout_seconds=timeout_seconds)
+    def __init__(self, calls: RedisCalls, *, limits: RetentionLimits, writes: RedisCalls | None = None) -> None:
+        self._calls = calls
+        self._writes = writes or calls
         self._limits = limits
         self._eraser = Eraser(self._calls, is_logged=limits.max_logged > 0)
         self._refused_at = -math.inf
@@ -77,7 +75,7 @@ class RedisHistoryStore:
         for event in events:
             by_owner.setdefault(event.owner, []).append(event)
         try:
-            async with self._calls.calling("append events"):
+            async with self._writes.calling("append events"):
                 answers = await asyncio.gather(
                     *(
                         self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
@@ -107,43 +105,44 @@ class RedisHistoryStore:
         """Per event whether it was new; None if the log is full."""
         stored = ((event.event_id, event.timestamp, _payload(event)) for event in events)
         keys, arguments = append_call(owner, stored, self._limits, token=token, max_logged=max_logged)
-        length, *is_new = await self._calls.run(self._append_script, keys, *arguments)
+        length, *is_new = await self._writes.run(self._append_script, keys, *arguments)
         return None if length == _LOG_FULL else [bool(one) for one in is_new]
 
     async def read(
-        self, user_id: str, *, event_token: str | None = None, known_version: bytes | None = None
+        self, owner: Owner, *, event_token: str | None = None, known_version: bytes | None = None
     ) -> StoredHistory:
-        """Reads one user's history, oldest first; events of a version that the caller knows are not parsed again.
+        """Reads one history, oldest first; interactions of a version that the caller knows are not parsed again.
 
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        return await self._read(Owner(user_id), event_token, known_version)
-
-    async def read_session(
-        self, session_id: str, *, event_token: str | None = None, known_version: bytes | None = None
-    ) -> StoredHistory:
-        """Reads one session's history, oldest first; the same as ``read``.
-
-        Raises:
-            HistoryUnavailable: Redis did not answer.
-        """
-        return await self._read(Owner(session_id, is_session=True), event_token, known_version)
-
-    async def _read(self, owner: Owner, event_token: str | None, known_version: bytes | None) -> StoredHistory:
-        async with self._calls.calling("read a history"), self._calls.slot() as client:
+        includes_token = None
+        async with self._calls.calling("read a history"):
             # The token first: a batch that is known then is certainly in the history read after it.
-            includes_token = None
             if event_token is not None:
-                score = await client.zscore(owner_key(owner, "event_ids"), f"t{event_token}")
+                score = await self._calls.command("ZSCORE", owner_key(owner, "event_ids"), f"t{event_token}")
                 includes_token = score is not None
-            rows: Any = await client.zrange(owner_key(owner, "history"), 0, -1, withscores=True)
+            rows = await self._rows(owner)
         version = _version(rows)
         is_unchanged = version == known_version
-        events = () if is_unchanged else tuple(_events(owner, rows))
-        return StoredHistory(events, includes_token, version, is_unchanged)
+        interactions = NO_INTERACTIONS if is_unchanged else _interactions(rows)
+        return StoredHistory(interactions, includes_token, version, is_unchanged)
 
-    async def merge(self, session_id: str, user_id: str) -> MergeOutcome:
+    async def events(self, owner: Owner) -> Sequence[Event]:
+        """All that is kept of the events of one owner, oldest first.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        async with self._calls.calling("read events"):
+            return list(_events(owner, await self._rows(owner)))
+
+    async def _rows(self, owner: Owner) -> Sequence[bytes]:
+        """Members and their scores in turn, oldest first."""
+        rows: Sequence[bytes] = await self._calls.command("ZRANGE", owner_key(owner, "history"), 0, -1, "WITHSCORES")
+        return rows
+
+    async def merge(self, session: Owner, user: Owner) -> MergeOutcome:
         """Moves a session's events into a user's history.
 
         The two may lie in different slots, so it takes several steps, each of which changes nothing when repeated: the
@@ -154,12 +153,10 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: Redis did not answer. Asking again is safe.
         """
-        session, user = Owner(session_id, is_session=True), Owner(user_id)
         moved = duplicates = 0
         async with self._calls.calling("merge a session"):
             for _ in range(_MERGE_ROUNDS):
-                async with self._calls.slot() as client:
-                    rows: Any = await client.zrange(owner_key(session, "history"), 0, -1, withscores=True)
+                rows = await self._rows(session)
                 if not rows:
                     break
                 await self._note_session(user, session)
@@ -168,7 +165,7 @@ class RedisHistoryStore:
                 moved += sum(is_new)
                 duplicates += len(is_new) - sum(is_new)
                 keys = (owner_key(session, "history"), log_key(session))
-                members = [member for member, _ in rows]
+                members = rows[::2]
                 if not await self._calls.run(
                     self._close_script, keys, int(self._limits.max_logged > 0), session.id, user.id, *members
                 ):
@@ -177,35 +174,26 @@ class RedisHistoryStore:
 
     async def _note_session(self, user: Owner, session: Owner) -> None:
         key = owner_key(user, "sessions")
-        async with self._calls.slot() as client:
-            await client.zadd(key, {session.id: time.time()})
-            await client.zremrangebyrank(key, 0, -_MAX_MERGED_SESSIONS - 1)
-            await client.expire(key, self._limits.ttl_seconds)
+        await self._calls.command("ZADD", key, time.time(), session.id)
+        await self._calls.command("ZREMRANGEBYRANK", key, 0, -_MAX_MERGED_SESSIONS - 1)
+        await self._calls.command("EXPIRE", key, self._limits.ttl_seconds)
 
-    async def merged_sessions(self, user_id: str) -> Sequence[str]:
+    async def merged_sessions(self, user: Owner) -> Sequence[Owner]:
         """The newest sessions that were merged into a user.
 
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
         async with self._calls.calling("look for merged sessions"):
-            return [session.id for session in await self._eraser.sessions_of(Owner(user_id))]
+            return await self._eraser.sessions_of(user)
 
-    async def erase(self, user_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of a user, and of the sessions that were merged into them.
-
-        Raises:
-            HistoryUnavailable: Redis did not answer. Asking again is safe.
-        """
-        return await self._eraser.erase(Owner(user_id))
-
-    async def erase_session(self, session_id: str) -> Sequence[ErasedStore]:
-        """Deletes everything kept of a session.
+    async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
+        """Deletes everything kept of an owner, and of the sessions that were merged into a user.
 
         Raises:
             HistoryUnavailable: Redis did not answer. Asking again is safe.
         """
-        return await self._eraser.erase(Owner(session_id, is_session=True))
+        return await self._eraser.erase(owner)
 
     async def ping(self) -> None:
         """Returns when Redis answers and did not just refuse events: when it is full it does the one without the other.
@@ -213,21 +201,21 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: It does not, or did.
         """
-        async with self._calls.calling("ping"), self._calls.slot() as client:
-            await client.ping()
+        async with self._calls.calling("ping"):
+            await self._calls.command("PING")
         if time.monotonic() - self._refused_at < _REFUSED_SECONDS:
             raise HistoryUnavailable("the history store answers, but does not take events")
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._calls.client.aclose()
+        await self._calls.aclose()
+        await self._writes.aclose()
 
 
-def _version(rows: Sequence[tuple[bytes, float]]) -> bytes:
+def _version(rows: Sequence[bytes]) -> bytes:
     """Of what Redis keeps, so that nothing has to be parsed for it; lengths, as members may contain anything."""
-    digest = hashlib.blake2b(array("q", [len(member) for member, _ in rows]).tobytes(), digest_size=16)
-    digest.update(array("d", [score for _, score in rows]).tobytes())
-    digest.update(b"".join([member for member, _ in rows]))
+    digest = hashlib.blake2b(array("q", map(len, rows)).tobytes(), digest_size=16)
+    digest.update(b"".join(rows))
     return digest.digest()
 
 
@@ -235,8 +223,16 @@ def _payload(event: Event) -> bytes:
     return pack_event(event.item_id, event.type, event.event_id, event.recommendation_id, event.properties)
 
 
-def _events(owner: Owner, rows: Sequence[tuple[bytes, float]]) -> Iterator[Event]:
-    user_id, session_id = (None, owner.id) if owner.is_session else (owner.id, None)
-    payloads = unpack_events(member[ARRIVAL_DIGITS:] for member, _ in rows)
-    for (_, score), (item_id, kind, event_id, recommendation_id, properties) in zip(rows, payloads, strict=True):
-        yield Event(event_id, user_id, item_id, int(score), kind, recommendation_id, properties, session_id)
+def _interactions(rows: Sequence[bytes]) -> Interactions:
+    payloads = parse_payloads(member[ARRIVAL_DIGITS:] for member in rows[::2])
+    return Interactions(
+        tuple(payload[0] for payload in payloads),
+        np.array(rows[1::2], dtype=np.float64).astype(np.int64) if rows else NO_INTERACTIONS.timestamps,
+        tuple(payload[1] for payload in payloads),
+    )
+
+
+def _events(owner: Owner, rows: Sequence[bytes]) -> Iterator[Event]:
+    payloads = unpack_events(member[ARRIVAL_DIGITS:] for member in rows[::2])
+    for score, (item_id, kind, event_id, recommendation_id, properties) in zip(rows[1::2], payloads, strict=True):
+        yield Event(event_id, owner, item_id, int(float(score)), kind, recommendation_id, properties)

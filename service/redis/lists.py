@@ -63,8 +63,8 @@ class RedisRankedLists:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        async with self._calls.calling("read a list for its next page"), self._calls.slot() as client:
-            packed: bytes | None = await client.get(f"{_prefix(owner)}{recommendation_id}")
+        async with self._calls.calling("read a list for its next page"):
+            packed: bytes | None = await self._calls.command("GET", f"{_prefix(owner)}{recommendation_id}")
         return packed
 
     async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
@@ -74,12 +74,12 @@ class RedisRankedLists:
             HistoryUnavailable: Redis did not answer. Asking again is safe.
         """
         prefix, index = _prefix(owner), owner_key(owner, "pages")
-        async with self._calls.calling("erase the lists of a user"), self._calls.slot() as client:
-            names = await client.zrange(index, 0, -1)
+        async with self._calls.calling("erase the lists of a user"):
+            names = await self._calls.command("ZRANGE", index, 0, -1)
             records = 0
             if names:
-                records = int(await client.delete(*(f"{prefix}{name.decode()}" for name in names)))
-                await client.zrem(index, *names)
+                records = int(await self._calls.command("DEL", *(f"{prefix}{name.decode()}" for name in names)))
+                await self._calls.command("ZREM", index, *names)
         return [ErasedStore("redis:pages", records)]
 
 

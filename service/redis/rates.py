@@ -2,9 +2,6 @@
 
 import hashlib
 
-from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
-
 from service.http.rate_limits import Rate, Turn
 from service.redis.calls import RedisCalls, Script
 
@@ -15,12 +12,11 @@ class RedisTurns:
     """Counts requests in Redis.
 
     Args:
-        client: Of a server, or of a cluster.
-        timeout_seconds: For one call; every request waits for it.
+        calls: To Redis; every request waits for them.
     """
 
-    def __init__(self, client: "Redis | RedisCluster", *, timeout_seconds: float) -> None:
-        self._calls = RedisCalls(client, timeout_seconds=timeout_seconds)
+    def __init__(self, calls: RedisCalls) -> None:
+        self._calls = calls
         self._script = Script("take_turn")
 
     async def take(self, who: str, rate: Rate) -> Turn:
@@ -42,4 +38,4 @@ class RedisTurns:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._calls.client.aclose()
+        await self._calls.aclose()

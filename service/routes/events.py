@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Depends
 from pydantic import ValidationError
 
 from model_store.people.appending import derived_event_id
-from model_store.people.owner import Owner
+from model_store.people.owner import owners_of
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
 from service.people.history_store import Event
@@ -36,7 +36,7 @@ async def report_events(request: Annotated[EventsRequest, Body()], service: Serv
     if events:
         outcome = await service.histories.append(events)
         accepted, duplicates, token = outcome.accepted, outcome.duplicates, outcome.event_token
-        await service.noted(outcome.new)
+        service.people.note(outcome.new)
         service.recording.attribution.note(outcome.new)
     service.metrics.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
     return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected, event_token=token)
@@ -54,22 +54,16 @@ def _sorted_out(raw_events: Sequence[Any]) -> tuple[list[Event], list[RejectedEv
 
 
 def _event(event: EventIn) -> Event:
+    (owner,) = owners_of(event.user_id or None, event.session_id or None)
     return Event(
-        event_id=event.event_id or _derived_id(event),
-        user_id=event.user_id or None,
-        session_id=event.session_id or None,
+        event_id=event.event_id or derived_event_id(owner, event.item_id, event.type, event.timestamp),
+        owner=owner,
         item_id=event.item_id,
         timestamp=event.timestamp,
         type=event.type,
         recommendation_id=event.recommendation_id,
         properties=event.properties,
     )
-
-
-def _derived_id(event: EventIn) -> str:
-    """The same interaction sent twice is the same event, also from a caller who has no ids."""
-    owner = Owner(event.user_id) if event.user_id else Owner(event.session_id, is_session=True)
-    return derived_event_id(owner, event.item_id, event.type, event.timestamp)
 
 
 def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:

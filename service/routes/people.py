@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path
 
+from model_store.people.owner import Owner
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
 from service.http.random_ids import random_hex
-from service.people.history_store import ErasedStore, StoredHistory
+from service.people.history_store import ErasedStore, Event
 from service.routes.schemas.people import (
     ErasedStoreAnswer,
     ErasureReceipt,
@@ -33,7 +34,7 @@ SessionId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 @router.post("/users/{user_id:path}/merge", dependencies=_REPORTER)
 async def merge_session(service: ServiceDep, user_id: UserId, request: Annotated[MergeRequest, Body()]) -> MergeAnswer:
     """Moves a session's events into a user's history, as when a visitor signs in. Asking again is safe."""
-    outcome = await service.merge_session(request.session_id, user_id)
+    outcome = await service.people.merge(Owner(request.session_id, is_session=True), Owner(user_id))
     return MergeAnswer(
         user_id=user_id, session_id=request.session_id, moved=outcome.moved, duplicates=outcome.duplicates
     )
@@ -42,28 +43,29 @@ async def merge_session(service: ServiceDep, user_id: UserId, request: Annotated
 @router.get("/users/{user_id:path}", dependencies=_ADMIN)
 async def show_user(service: ServiceDep, user_id: UserId) -> UserAnswer:
     """Shows a user's kept history, oldest first; an unknown user has an empty one."""
-    return UserAnswer(user_id=user_id, history=_history(await service.histories.read(user_id)))
+    return UserAnswer(user_id=user_id, history=_history(await service.histories.events(Owner(user_id))))
 
 
 @router.delete("/users/{user_id:path}", dependencies=_ADMIN)
 async def erase_user(service: ServiceDep, user_id: UserId) -> ErasureReceipt:
     """Deletes everything kept of a user and of the sessions merged into them, and says what that was."""
-    return _receipt(await service.erase(user_id), user_id=user_id)
+    return _receipt(await service.people.erase(Owner(user_id)), user_id=user_id)
 
 
 @router.get("/sessions/{session_id:path}", dependencies=_ADMIN)
 async def show_session(service: ServiceDep, session_id: SessionId) -> SessionAnswer:
     """Shows a session's kept history, oldest first; an unknown session has an empty one."""
-    return SessionAnswer(session_id=session_id, history=_history(await service.histories.read_session(session_id)))
+    events = await service.histories.events(Owner(session_id, is_session=True))
+    return SessionAnswer(session_id=session_id, history=_history(events))
 
 
 @router.delete("/sessions/{session_id:path}", dependencies=_ADMIN)
 async def erase_session(service: ServiceDep, session_id: SessionId) -> ErasureReceipt:
     """Deletes everything kept of a session, and says what that was."""
-    return _receipt(await service.erase_session(session_id), session_id=session_id)
+    return _receipt(await service.people.erase(Owner(session_id, is_session=True)), session_id=session_id)
 
 
-def _history(stored: StoredHistory) -> list[UserEvent]:
+def _history(events: Sequence[Event]) -> list[UserEvent]:
     return [
         UserEvent(
             event_id=event.event_id,
@@ -73,7 +75,7 @@ def _history(stored: StoredHistory) -> list[UserEvent]:
             recommendation_id=event.recommendation_id,
             properties=dict(event.properties),
         )
-        for event in stored.events
+        for event in events
     ]
 
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from service.errors import HistoryUnavailable
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
-from service.recommend.ask import Interaction, Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
+from service.people.interactions import Interactions
+from service.recommend.ask import Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
 from service.recommend.paging import Caller, PageRequest
 from service.routes.schemas.items import ScenariosAnswer, ScenarioSummary
 from service.routes.schemas.recommend import (
@@ -117,7 +118,7 @@ def _query(request: RecommendRequest, service: RunningService, caller: Caller) -
         asked_by=caller.key_name,
         k=request.k,
         timeout_seconds=_timeout_seconds(request, service),
-        history=None if request.history is None else [_interaction(entry) for entry in request.history],
+        history=None if request.history is None else _interactions(request.history),
         filter=request.filter.tree(),
         exclude_item_ids=request.exclude_item_ids,
         exclude_seen=request.exclude_seen,
@@ -142,10 +143,11 @@ def _timeout_seconds(request: RecommendRequest, service: RunningService) -> floa
     return service.request_timeout_seconds if request.timeout_ms is None else request.timeout_ms / 1_000
 
 
-def _interaction(entry: str | HistoryItem) -> Interaction:
-    if isinstance(entry, str):
-        return Interaction(entry)
-    return Interaction(entry.item_id, entry.timestamp, entry.type)
+def _interactions(history: Sequence[str | HistoryItem]) -> Interactions:
+    return Interactions.from_rows(
+        (entry, None, None) if isinstance(entry, str) else (entry.item_id, entry.timestamp, entry.type)
+        for entry in history
+    )
 
 
 def _answer(

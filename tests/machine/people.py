@@ -158,7 +158,7 @@ class People(Asking):
     def evict(self, random: Random) -> None:
         """The process forgets what it keeps of some, as it does where memory is short."""
         for name in random.sample(self.users, 2):
-            self.shop.service.last_known.forget(Owner(name).hash)
+            self.shop.service.last_known.forgetting.forget(Owner(name).hash)
             self.model.users[name].told = []
 
     @rule()

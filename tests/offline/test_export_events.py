@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def test_an_event_is_exported_as_it_was_reported(url: str, tmp_path: Path) -> None:
     event = Event(
         event_id="é1",
-        user_id="ü",
+        owner=Owner("ü"),
         item_id="i1",
         timestamp=1_700_000_000,
         type="purchase",
@@ -57,7 +57,7 @@ def test_a_run_goes_on_where_the_last_one_stopped_with_and_without_trimming(url:
     for number in range(6):
         events = [event for user in range(5) for event in clicks(f"u{user}", [number])]
         append(url, [*events, *events])  # each twice: a duplicate is not logged
-        expected += [(event.user_id, event.event_id) for event in events]
+        expected += [(event.owner.id, event.event_id) for event in events]
         result = export(url, tmp_path, trim=number % 2 == 1)
         assert (result.events, result.duplicates) == (5, 0)
         assert names(tmp_path) == sorted(expected)
@@ -78,7 +78,7 @@ def test_it_works_in_a_cluster(tmp_path: Path) -> None:
         append(nodes[0].url, events, cluster=True)
         result = export(nodes[1].url, tmp_path / "out", cluster=True, trim=True)
         assert (result.events, result.trimmed) == (200, 200)
-        assert names(tmp_path / "out") == sorted((event.user_id, event.event_id) for event in events)
+        assert names(tmp_path / "out") == sorted((event.owner.id, event.event_id) for event in events)
         assert all(any(node.client().scan_iter("*:log")) for node in nodes)
     finally:
         for node in nodes:
@@ -126,7 +126,7 @@ def test_an_erased_user_is_left_out_and_may_come_back(url: str, tmp_path: Path) 
     append(url, [*clicks("gone", range(3)), *clicks("stays", range(2))])
     export(url, tmp_path)
     append(url, [*clicks("gone", range(3, 6)), *clicks("stays", range(2, 4))])
-    receipt = with_store(url, lambda store: store.erase("gone"))
+    receipt = with_store(url, lambda store: store.erase(Owner("gone")))
     assert {line.store: line.records for line in receipt}["redis:event_log"] == 6
     append(url, clicks("gone", [1, 7]))  # event e1 again: after the erasure it is a new one
     result = export(url, tmp_path)
@@ -151,7 +151,7 @@ def test_an_erasure_that_was_killed_half_way_holds_for_the_export(url: str, tmp_
 
 def test_a_session_that_was_merged_is_exported_as_its_user(url: str, tmp_path: Path) -> None:
     append(url, [*clicks("s", [1, 2], session=True), *clicks("other", [1], session=True), *clicks("u", [3])])
-    with_store(url, lambda store: store.merge("s", "u"))
+    with_store(url, lambda store: store.merge(Owner("s", is_session=True), Owner("u")))
     result = export(url, tmp_path)
     assert (result.events, result.merges) == (4, 1)
     assert names(tmp_path) == [("session:other", "e1"), ("u", "e1"), ("u", "e2"), ("u", "e3")]

@@ -48,7 +48,7 @@ def _event(row: Interaction) -> Event:
     kind = row.type or "click"
     event_id = derived_event_id(Owner(row.user_id), row.item_id, kind, row.timestamp)
     properties = {} if row.rating is None else {"rating": row.rating}
-    return Event(event_id, row.user_id, row.item_id, row.timestamp, kind, properties=properties)
+    return Event(event_id, Owner(row.user_id), row.item_id, row.timestamp, kind, properties=properties)
 
 
 def _load(data: Path, url: str, *, cluster: bool = False, **limits: int) -> dict[str, Any]:
@@ -103,9 +103,9 @@ def test_twice_is_once(url: str, tmp_path: Path) -> None:
 
 def test_live_events_stay_in_their_place_and_are_not_repeated(url: str, tmp_path: Path) -> None:
     live = [
-        Event("e1", "u1", "z", T + 9),
-        Event("e2", "u1", "y", T),
-        Event("own id", "u1", "b", T + 2, "click"),  # the same interaction, under the caller's id
+        Event("e1", Owner("u1"), "z", T + 9),
+        Event("e2", Owner("u1"), "y", T),
+        Event("own id", Owner("u1"), "b", T + 2, "click"),  # the same interaction, under the caller's id
     ]
     append(url, live)
 
@@ -153,7 +153,7 @@ def test_as_many_events_are_sent_as_leave_the_same_number(num_events: int, limit
 
 
 def test_a_full_history_of_live_events_is_left_alone(url: str, tmp_path: Path) -> None:
-    live = [Event(f"e{number}", "u1", f"l{number}", T + 100 + number) for number in range(20)]
+    live = [Event(f"e{number}", Owner("u1"), f"l{number}", T + 100 + number) for number in range(20)]
     with_store(url, lambda store: store.append(live), max_events=20)
 
     figures = _load(_dataset(tmp_path / "data"), url, max_events=20)
@@ -165,7 +165,7 @@ def test_a_full_history_of_live_events_is_left_alone(url: str, tmp_path: Path) -
 def test_what_somebody_did_before_they_were_erased_does_not_come_back(url: str, tmp_path: Path) -> None:
     data = _dataset(tmp_path / "data", [*LOG, Interaction("u1", "later", int(time.time()) + 3_600)])
     _load(data, url)
-    with_store(url, lambda store: store.erase("u1"))
+    with_store(url, lambda store: store.erase(Owner("u1")))
 
     figures = _load(data, url)
 
@@ -180,7 +180,7 @@ def test_ranks_of_an_erased_user_are_not_loaded(url: str, tmp_path: Path) -> Non
     )
     _load(data, url)
     assert _items(url, "u1") == ["a", "b"]
-    with_store(url, lambda store: store.erase("u1"))
+    with_store(url, lambda store: store.erase(Owner("u1")))
 
     _load(data, url)
 
@@ -198,7 +198,7 @@ def test_the_service_reads_what_was_loaded(url: str, tmp_path: Path) -> None:
     _load(_dataset(tmp_path / "data"), url)
 
     async def read(store: RedisHistoryStore) -> Any:
-        return await store.read("ü 3")
+        return await store.events(Owner("ü 3"))
 
     assert "c" in repr(with_store(url, read))
 
@@ -213,7 +213,7 @@ def test_a_cluster_takes_them_too(tmp_path: Path) -> None:
         second = _load(data, nodes[1].url, cluster=True)
 
         async def count(store: RedisHistoryStore) -> int:
-            return sum([f"i{number + 250}" in repr(await store.read(f"u{number}")) for number in range(50)])
+            return sum([f"i{number + 250}" in repr(await store.events(Owner(f"u{number}"))) for number in range(50)])
 
         assert with_store(nodes[2].url, count, cluster=True) == 50
         assert (first["events_added"], second["events_added"], second["events_known"]) == (300, 0, 300)

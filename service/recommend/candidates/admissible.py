@@ -13,6 +13,7 @@ from model_store.catalogue.catalogue import Catalogue
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.people.hidden_set import NOTHING_HIDDEN, HiddenItems
+from service.people.interactions import NO_TIME
 from service.recommend.ask import DEFAULT_FIELDS, Query
 from service.recommend.candidates.caps import check_capped
 from service.recommend.candidates.filters import Node, evaluate, leaves, unpack
@@ -126,16 +127,13 @@ def seen_items(catalogue: Catalogue, query: Query, known: Known) -> np.ndarray:
     types, max_age = frozenset(query.seen_types), query.seen_max_age_seconds
     if not types and max_age is None:
         return known.history.item_indices
-    oldest = None if max_age is None else query.asked_at - max_age
-    return exclusions(
-        catalogue,
-        [
-            entry.item_id
-            for entry in known.past.events
-            if (not types or entry.type is None or entry.type in types)
-            and (oldest is None or entry.timestamp is None or entry.timestamp >= oldest)
-        ],
-    )
+    past = known.past.interactions
+    counts = np.ones(len(past), dtype=bool)
+    if max_age is not None:
+        counts &= (past.timestamps >= query.asked_at - max_age) | (past.timestamps == NO_TIME)
+    if types:
+        counts &= np.fromiter((kind is None or kind in types for kind in past.types), bool, len(past))
+    return exclusions(catalogue, [past.item_ids[at] for at in np.flatnonzero(counts).tolist()])
 
 
 def exclusions(catalogue: Catalogue, item_ids: Sequence[str]) -> np.ndarray:

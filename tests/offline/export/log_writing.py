@@ -8,11 +8,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import Owner
 from offline.export.files import EVENT_SCHEMA, read_manifest
 from offline.export_events import ExportOptions, ExportResult, export_events
 from offline.redis.event_stream import EventStream
 from service.people.history_store import Event
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.calls import RedisCalls, connect
+from service.redis.histories import RedisHistoryStore
 
 T = TypeVar("T")
 
@@ -24,7 +27,7 @@ def with_store(
 
     async def run() -> T:
         client = connect(url, cluster=cluster, timeout_seconds=10)
-        store = RedisHistoryStore(client, limits=RetentionLimits(**limits), timeout_seconds=30)
+        store = RedisHistoryStore(RedisCalls(client, timeout_seconds=30), limits=RetentionLimits(**limits))
         try:
             return await work(store)
         finally:
@@ -43,8 +46,7 @@ def clicks(user: str, numbers: Sequence[int], *, session: bool = False) -> list[
     return [
         Event(
             event_id=f"e{number}",
-            user_id=None if session else user,
-            session_id=user if session else None,
+            owner=Owner(user, is_session=session),
             item_id=f"i{number}",
             timestamp=1_700_000_000 + number,
         )

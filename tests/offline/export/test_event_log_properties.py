@@ -12,12 +12,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import Owner
 from offline.dataset.formats import events as reader
 from offline.dataset.formats.rows import RowLog
 from offline.export_events import ExportOptions, export_events
 from offline.redis.event_stream import EventStream
 from service.people.history_store import Event
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.calls import RedisCalls, connect
+from service.redis.histories import RedisHistoryStore
 from tests.offline.export.log_writing import exported
 from tests.processes.redis_processes import RedisProcess
 
@@ -50,7 +53,7 @@ class EventLoop(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         client = connect(self.url, cluster=False, timeout_seconds=10)
         self.loop.run_until_complete(client.flushall())
-        self.store = RedisHistoryStore(client, limits=RetentionLimits(), timeout_seconds=30)
+        self.store = RedisHistoryStore(RedisCalls(client, timeout_seconds=30), limits=RetentionLimits())
         self.histories: dict[str, set[str]] = {owner: set() for owner in (*USERS, *SESSIONS)}
         self.remembered: dict[str, set[str]] = {owner: set() for owner in (*USERS, *SESSIONS)}
         self.rows: dict[tuple[str, str], str | None] = {}
@@ -59,10 +62,7 @@ class EventLoop(RuleBasedStateMachine):
     @rule(owner=st.sampled_from((*USERS, *SESSIONS)), names=st.lists(_NAMES, min_size=1, max_size=4))
     def report(self, owner: str, names: list[int]) -> None:
         is_session = owner in SESSIONS
-        events = [
-            Event(f"e{name}", None if is_session else owner, f"i{name}", name, session_id=owner if is_session else None)
-            for name in names
-        ]
+        events = [Event(f"e{name}", Owner(owner, is_session), f"i{name}", name) for name in names]
         outcome = self.loop.run_until_complete(self.store.append(events))
         new = {event.event_id for event in events} - self.remembered[owner]
         assert {event.event_id for event in outcome.new} == new
@@ -73,7 +73,7 @@ class EventLoop(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(SESSIONS), user=st.sampled_from(USERS))
     def merge(self, session: str, user: str) -> None:
-        outcome = self.loop.run_until_complete(self.store.merge(session, user))
+        outcome = self.loop.run_until_complete(self.store.merge(Owner(session, is_session=True), Owner(user)))
         moved = self.histories[session] - self.remembered[user]
         assert (outcome.moved, outcome.duplicates) == (len(moved), len(self.histories[session]) - len(moved))
         if self.histories[session]:
@@ -87,7 +87,7 @@ class EventLoop(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def erase(self, user: str) -> None:
-        self.loop.run_until_complete(self.store.erase(user))
+        self.loop.run_until_complete(self.store.erase(Owner(user)))
         for owner in (user, *self.merged[user]):
             self._forget(owner)
         self.merged[user] = set()
@@ -95,7 +95,7 @@ class EventLoop(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS))
     def erase_session(self, session: str) -> None:
         """What it did before it was merged stays in the user's history; it is gone from the log, and from datasets."""
-        self.loop.run_until_complete(self.store.erase_session(session))
+        self.loop.run_until_complete(self.store.erase(Owner(session, is_session=True)))
         self._forget(session)
 
     def _forget(self, owner: str) -> None:
@@ -111,10 +111,9 @@ class EventLoop(RuleBasedStateMachine):
     @invariant()
     def histories_are_as_promised(self) -> None:
         for owner, expected in self.histories.items():
-            read = self.store.read_session if owner in SESSIONS else self.store.read
-            stored = self.loop.run_until_complete(read(owner))
-            assert {event.event_id for event in stored.events} == expected
-            assert len(stored.events) == len(expected)
+            stored = self.loop.run_until_complete(self.store.events(Owner(owner, owner in SESSIONS)))
+            assert {event.event_id for event in stored} == expected
+            assert len(stored) == len(expected)
 
     def teardown(self) -> None:
         try:

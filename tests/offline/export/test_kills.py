@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from model_store.people.appending import RetentionLimits
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.calls import RedisCalls, connect
+from service.redis.histories import RedisHistoryStore
 from tests.offline.export.killing import killed_after, killed_at_step
 from tests.offline.export.log_writing import append, clicks, export, exported, names, with_store
 from tests.processes.redis_processes import RedisProcess
@@ -29,9 +31,13 @@ def test_a_run_that_is_killed_at_any_step_repeats_and_loses_nothing(server: Redi
         events = [event for user in range(8) for event in clicks(f"u{user}", [step])]
         events += clicks(f"s{step}", [step], session=True)
         append(server.url, events)
-        expected |= {(event.user_id or f"merged{step}", event.event_id) for event in events}
-        with_store(server.url, lambda store, step=step: store.merge(f"s{step}", f"merged{step}"))
-        with_store(server.url, lambda store, step=step: store.erase(f"nobody{step}"))
+        expected |= {
+            (f"merged{step}" if event.owner.is_session else event.owner.id, event.event_id) for event in events
+        }
+        with_store(
+            server.url, lambda store, step=step: store.merge(Owner(f"s{step}", is_session=True), Owner(f"merged{step}"))
+        )
+        with_store(server.url, lambda store, step=step: store.erase(Owner(f"nobody{step}")))
         was_killed = killed_at_step(server.url, out, step)
         found = names(out) if (out / "export.json").exists() and not was_killed else []
         assert len(found) == len(set(found))
@@ -64,7 +70,7 @@ async def test_no_acknowledged_event_is_lost_or_twice_when_redis_is_killed(
 ) -> None:
     out, acknowledged = tmp_path / "out", set()
     client = connect(server.url, cluster=False, timeout_seconds=0.5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(max_events=10_000), timeout_seconds=1)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=1), limits=RetentionLimits(max_events=10_000))
     is_over = asyncio.Event()
 
     async def report(user: str) -> None:
@@ -91,7 +97,7 @@ async def test_no_acknowledged_event_is_lost_or_twice_when_redis_is_killed(
     kept = {
         (user, event.event_id)
         for user in {user for user, _ in acknowledged}
-        for event in (await store.read(user)).events
+        for event in await store.events(Owner(user))
     }
     await store.aclose()
     await asyncio.to_thread(export, server.url, out, trim=True)
@@ -115,9 +121,9 @@ def test_an_event_is_in_the_history_and_in_the_log_or_in_neither(tmp_path: Path)
             except HistoryUnavailable:
                 refused = True
             number += 500
-        kept = with_store(server.url, lambda store: store.read("u"), max_events=10_000)
+        kept = with_store(server.url, lambda store: store.events(Owner("u")), max_events=10_000)
         export(server.url, tmp_path / "out")
-        assert {row["event_id"] for row in exported(tmp_path / "out")} >= {event.event_id for event in kept.events}
+        assert {row["event_id"] for row in exported(tmp_path / "out")} >= {event.event_id for event in kept}
         assert len(exported(tmp_path / "out")) == number - 500
         assert {row["shard"] for row in exported(tmp_path / "out")} == {Owner("u").shard}
     finally:

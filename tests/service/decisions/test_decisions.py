@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from model_store.people.owner import NUM_SHARDS, Owner
-from service.decisions.codec import decode, events_of, query_of, record_of
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import NUM_SHARDS, Owner, owners_of
+from service.decisions.codec import decode, interactions_of, query_of, record_of
 from service.decisions.record import Decision
 from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, new_recommendation_id, shard_of
 from service.decisions.writer import DecisionWriter
 from service.errors import HistoryUnavailable
 from service.people.hidden_set import HiddenItems
-from service.people.history_store import Events
-from service.recommend.ask import Ask, Boost, Interaction, Pin, Query, RankedItem, ScenarioRef, SegmentWish, owners_of
+from service.recommend.ask import Ask, Boost, Pin, Query, RankedItem, ScenarioRef, SegmentWish
 from service.recommend.candidates.filters import All, Either, Exists, Match, Not
 from service.recommend.deadline import Deadline
 from service.recommend.known import Known, Past
@@ -31,9 +31,10 @@ from service.recommend.trace import NOTHING
 from service.redis.calls import RedisCalls, connect
 from service.redis.decisions import DecisionLimits, RedisDecisionStore
 from service.redis.embedded import EmbeddedRedis
-from service.redis.histories import RedisHistoryStore, RetentionLimits
+from service.redis.histories import RedisHistoryStore
 from service.redis.keys import decision_keys
 from service.settings import ApiKey, Settings
+from tests.past import Row, done, past
 from tests.processes.redis_processes import RedisProcess
 from tests.shop import event, item_ids, running_app
 
@@ -50,19 +51,19 @@ def _decision(
     query: Query | None = None,
     *,
     user: str = "u1",
-    interactions: Sequence[Interaction] = (Interaction("i1", 10, "click"), Interaction("i2")),
+    interactions: Sequence[Row] = (done("i1", 10, "click"), done("i2")),
     hidden: Sequence[str] = (),
     items: Sequence[RankedItem] = (RankedItem("i5", 0.5, {}),),
     created_at: float | None = None,
 ) -> Decision:
     query = query or Query(user_id=user, k=2, timeout_seconds=1.0)
     served: Any = SimpleNamespace(kind="hllm", model_id="m", bundle_id="b")
-    owners = owners_of(query)
+    owners = owners_of(query.user_id, query.session_id)
     return Decision(
         recommendation_id=new_recommendation_id(owners[0]),
         created_at=time.time() if created_at is None else created_at,
         ask=Ask(query, owners, served, "retrieve", Deadline.after(1.0)),
-        known=Known(Past(Events.from_rows(interactions)), hidden=HiddenItems(frozenset(hidden))),
+        known=Known(Past(past(interactions)), hidden=HiddenItems(frozenset(hidden))),
         answer=Answer(items, "model", NO_CANDIDATES),
         trace=NOTHING,
     )
@@ -196,7 +197,9 @@ def test_what_was_asked_comes_back_as_it_was() -> None:
     assert found == query
     # True, 1 and 1.0 are equal, but not the same filter
     assert repr(found.filter) == repr(query.filter)
-    assert list(events_of(document) or ()) == [Interaction("i1", 10, "click"), Interaction("i2")]
+    history = interactions_of(document)
+    assert history is not None
+    assert list(history.rows()) == [done("i1", 10, "click"), done("i2")]
     assert document["hidden"] == {"count": 1, "item_ids": ["x"]}
 
 
@@ -220,7 +223,7 @@ def test_a_record_has_a_bound_and_drops_what_is_needed_least() -> None:
     document = decode(explained.packed)
     assert document["items"] == [{"item_id": "i5", "score": 0.5, "reasons": []}]
     assert document["history"]["item_ids"] == ["i1", "i2"]
-    long = record_of(_decision(interactions=tuple(Interaction(name, 1) for name in noise(10_000))))
+    long = record_of(_decision(interactions=tuple(done(name, 1) for name in noise(10_000))))
     assert long is not None
     assert len(long.packed) <= MAX_RECORD_BYTES
     assert decode(long.packed)["history"]["item_ids"] is None
@@ -242,11 +245,11 @@ async def test_records_are_bounded_in_bytes_and_in_time(own_redis: RedisProcess)
     found = [await store.get(name) for name in names]
     assert found[:20] == [None] * 20
     assert found[20:] == [bytes([number]) * 1_000 for number in range(20, 30)]
-    assert int(await calls.client.get(decision_keys(owner.shard)[2])) == 10_000
+    assert int(await calls.command("GET", decision_keys(owner.shard)[2])) == 10_000
     await asyncio.sleep(2.1)
     assert [await store.get(name) for name in names[20:]] == [None] * 10
-    assert [key async for key in calls.client.scan_iter("*")] == []
-    await calls.client.aclose()
+    assert await calls.command("KEYS", "*") == []
+    await calls.aclose()
 
 
 async def test_an_id_that_does_not_name_its_users_shard_is_refused(redis_server: EmbeddedRedis) -> None:
@@ -257,16 +260,17 @@ async def test_an_id_that_does_not_name_its_users_shard_is_refused(redis_server:
     with pytest.raises(ValueError, match="shard"):
         await store.put([DecisionRecord(other, owner, time.time(), b"x")])
     assert shard_of("nothing") is None
-    await calls.client.aclose()
+    await calls.aclose()
 
 
 async def test_a_record_that_is_written_after_its_user_was_erased_is_not_kept(redis_server: EmbeddedRedis) -> None:
     user = _user()
     client = connect(redis_server.url, cluster=False, timeout_seconds=5)
-    store = RedisDecisionStore(RedisCalls(client, timeout_seconds=5), DecisionLimits(max_bytes=1 << 30, ttl_seconds=60))
-    histories = RedisHistoryStore(client, limits=RetentionLimits(), timeout_seconds=5)
+    calls = RedisCalls(client, timeout_seconds=5)
+    store = RedisDecisionStore(calls, DecisionLimits(max_bytes=1 << 30, ttl_seconds=60))
+    histories = RedisHistoryStore(calls, limits=RetentionLimits())
     before = record_of(_decision(user=user))
-    await histories.erase(user)
+    await histories.erase(Owner(user))
     assert before is not None
     assert await store.put([before]) == [False]
     assert await store.get(before.recommendation_id) is None

@@ -27,12 +27,13 @@ from service.engine.loading import Loader
 from service.engine.served_bundle import ServedBundle
 from service.people.hidden_set import HiddenItems
 from service.people.remembered import LastKnown
-from service.recommend.ask import Boost, Interaction, Pin, Query, ScenarioRef, SegmentWish
+from service.recommend.ask import Boost, Pin, Query, ScenarioRef, SegmentWish
 from service.recommend.candidates.filters import Match, Not
 from service.recommend.candidates.segments import Segments
 from service.recommend.recommender import Recommender
 from service.redis.embedded import EmbeddedRedis
 from service.settings import Settings
+from tests.past import done, past
 from tests.service.engine.test_batcher import Counts
 from tests.service.recommend.pipelines import Shelf, cripple, make_recommender, with_wrong_index
 from tests.shop import event, item_ids, running_app
@@ -79,7 +80,7 @@ async def recording(served: ServedBundle, **more: Any) -> AsyncIterator[tuple[Re
 
 
 def _query(**more: Any) -> Query:
-    history = [Interaction(f"i{number}", number) for number in (3, 14, 15)]
+    history = past([done(f"i{number}", number) for number in (3, 14, 15)])
     return Query(**{"user_id": None, "k": 8, "timeout_seconds": 30, "history": history, **more})
 
 
@@ -105,9 +106,9 @@ class Hidden:
             pins=(Pin("i20", 1),), boosts=(Boost(item_ids=("i30", "i31"), add=0.5),), scenario=ScenarioRef("a", "1")
         ),
         _query(k=60, explain=True),
-        _query(history=[Interaction("i3", 5, "view"), Interaction("i4", 6, "purchase")], seen_types=("purchase",)),
-        _query(history=[Interaction("nothing known")], segment=SegmentWish("category", "Books")),
-        _query(history=[]),
+        _query(history=past([done("i3", 5, "view"), done("i4", 6, "purchase")]), seen_types=("purchase",)),
+        _query(history=past([done("nothing known")]), segment=SegmentWish("category", "Books")),
+        _query(history=past([])),
     ],
     ids=["plain", "excluded", "filter", "caps", "scenario", "all", "seen", "segment", "nobody"],
 )
@@ -192,7 +193,7 @@ def test_whatever_is_asked_is_answered_again(
 ) -> None:
     items = st.sampled_from([f"i{number}" for number in range(1, 61)])
     query = _query(
-        history=[Interaction(item) for item in data.draw(st.lists(items | st.just("unknown"), max_size=6))],
+        history=past([done(item) for item in data.draw(st.lists(items | st.just("unknown"), max_size=6))]),
         k=data.draw(st.integers(1, 70)),
         exclude_item_ids=data.draw(st.lists(items, max_size=5)),
         exclude_seen=data.draw(st.booleans()),
@@ -252,12 +253,12 @@ async def test_a_history_of_which_only_the_hash_was_kept_is_compared_with_the_st
     async with recording(served) as (recommender, records):
         await recommender.recommend(_query())
     record = records[0]
-    interactions = [Interaction(f"i{number}", number) for number in (3, 14, 15)]
+    rows = [done(f"i{number}", number) for number in (3, 14, 15)]
     record["history"] |= {"item_ids": None, "timestamps": None, "types": None}
-    later = [*interactions, Interaction("i50", 99)]  # reported since
+    later = past([*rows, done("i50", 99)])  # reported since
     assert (await replay_record(record, open_bundle, interactions=later)).first_difference is None
     with pytest.raises(InvalidInput, match="the stored one is another"):
-        await replay_record(record, open_bundle, interactions=interactions[1:])
+        await replay_record(record, open_bundle, interactions=past(rows[1:]))
     with pytest.raises(InvalidInput, match="only its hash"):
         await replay_record(record, open_bundle)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.http.rate_limits import LocalTurns, Rate, RateLimits, Turn, caller_of_address, rate_of
-from service.redis.calls import connect
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import EmbeddedRedis
 from service.redis.rates import RedisTurns
 from tests.processes.redis_processes import RedisProcess
@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 async def turns(redis_server: EmbeddedRedis) -> AsyncIterator[RedisTurns]:
-    turns = RedisTurns(connect(redis_server.url, cluster=False, timeout_seconds=2), timeout_seconds=2)
+    turns = RedisTurns(RedisCalls(connect(redis_server.url, cluster=False, timeout_seconds=2), timeout_seconds=2))
     yield turns
     await turns.aclose()
 
@@ -68,7 +68,7 @@ async def test_redis_counts_by_the_same_rule(turns: RedisTurns) -> None:
 
 async def test_replicas_share_one_limit_and_leave_no_key_behind(redis_server: EmbeddedRedis) -> None:
     clients = [connect(redis_server.url, cluster=False, timeout_seconds=2) for _ in range(3)]
-    replicas = [RedisTurns(client, timeout_seconds=2) for client in clients]
+    replicas = [RedisTurns(RedisCalls(client, timeout_seconds=2)) for client in clients]
     who, rate = f"key:{time.time()}", Rate(per_minute=60_000, burst=50)
     try:
         answers = await asyncio.gather(*(replica.take(who, Rate(60, 50)) for replica in replicas for _ in range(40)))
@@ -87,7 +87,7 @@ async def test_replicas_share_one_limit_and_leave_no_key_behind(redis_server: Em
 async def test_without_redis_each_replica_counts_by_itself_and_nobody_waits(tmp_path: Path) -> None:
     server = RedisProcess(tmp_path)
     server.start()
-    shared = RedisTurns(connect(server.url, cluster=False, timeout_seconds=0.1), timeout_seconds=0.1)
+    shared = RedisTurns(RedisCalls(connect(server.url, cluster=False, timeout_seconds=0.1), timeout_seconds=0.1))
     limits = RateLimits(shared)
     rate = Rate(per_minute=6, burst=2)
     try:

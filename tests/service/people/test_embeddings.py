@@ -1,7 +1,5 @@
 """What a process remembers of users: bounded in size and age, newest wins, and gone when it is to be forgotten."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,10 +8,10 @@ from hypothesis import strategies as st
 from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import AgedCache, LastEmbeddings, fingerprint
-from service.people.history_store import Events
+from service.people.interactions import Interactions
 from service.people.known_history import LastHistories, ReadHistory
 from service.people.remembered import LastKnown
-from service.recommend.ask import Interaction
+from tests.past import done, past
 
 ANNA, BELA = Owner("anna"), Owner("bela")
 SESSION = Owner("anna", is_session=True)
@@ -104,7 +102,7 @@ def test_nothing_is_kept_without_memory_for_it() -> None:
     kept.keep(ANNA, "b1", _vector(1), b"f")
     assert kept.last(ANNA, "b1") is None
     histories = LastHistories(max_bytes=0, max_age_seconds=9)
-    histories.add(ANNA, [Interaction("i1", 1)])
+    histories.add(ANNA, past([done("i1", 1)]))
     assert histories.last(ANNA) is None
 
 
@@ -137,29 +135,29 @@ def test_a_cache_keeps_the_newest_within_its_size_and_age(steps: list[tuple[str,
                 assert (found.value, found.age_seconds) == (value, pytest.approx(clock.now - at))
 
 
-def _ids(found: Sequence[Interaction]) -> list[str]:
-    return [interaction.item_id for interaction in found]
+def _ids(found: Interactions) -> list[str]:
+    return list(found.item_ids)
 
 
 def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
     clock = Clock()
     kept = LastHistories(max_bytes=1 << 20, max_age_seconds=100, clock=clock)
     assert kept.last(ANNA) is None
-    kept.add(ANNA, [Interaction("i1", 1, "click")])
+    kept.add(ANNA, past([done("i1", 1, "click")]))
     clock.now = 0.5
     asked_at = kept.now()
     clock.now = 1.0
-    kept.add(ANNA, [Interaction("i9", 9, "view"), Interaction("i3", 3, "view")])
+    kept.add(ANNA, past([done("i9", 9, "view"), done("i3", 3, "view")]))
     # read before i9 and i3 came; i3 it saw nevertheless
-    read = [Interaction("i2", 2, "click"), Interaction("i3", 3, "view")]
-    kept.keep(ANNA, ReadHistory.pack(Events.from_rows(read), b"version"), asked_at=asked_at)
+    read = past([done("i2", 2, "click"), done("i3", 3, "view")])
+    kept.keep(ANNA, ReadHistory.made_of(read, b"version"), asked_at=asked_at)
     assert kept.last_read(ANNA).version == b"version"  # type: ignore[union-attr]
-    assert list(kept.last_read(ANNA).events()) == read  # type: ignore[union-attr]
+    assert kept.last_read(ANNA).interactions is read  # type: ignore[union-attr]
     last = kept.last(ANNA)
     assert last is not None
-    assert last.value == [Interaction("i2", 2, "click"), Interaction("i3", 3, "view"), Interaction("i9", 9, "view")]
+    assert list(last.value.rows()) == [done("i2", 2, "click"), done("i3", 3, "view"), done("i9", 9, "view")]
     clock.now = 2.0
-    kept.keep(ANNA, ReadHistory.pack(Events.from_rows([Interaction("i5", 5)])), asked_at=1.5)
+    kept.keep(ANNA, ReadHistory.made_of(past([done("i5", 5)])), asked_at=1.5)
     assert kept.last_read(ANNA) is None  # nobody said which version that is
     assert _ids(kept.last(ANNA).value) == ["i5"]  # type: ignore[union-attr]
     assert kept.forget(ANNA.hash) == 1
@@ -169,32 +167,32 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
 def test_many_small_reports_stay_whole() -> None:
     kept = LastHistories(max_bytes=1 << 20, max_age_seconds=100)
     for number in range(200):
-        kept.add(SESSION, [Interaction(f"i{number}", number)])
+        kept.add(SESSION, past([done(f"i{number}", number)]))
     assert _ids(kept.last(SESSION).value) == [f"i{number}" for number in range(200)]  # type: ignore[union-attr]
     assert kept.last(ANNA) is None
 
 
 def test_what_was_read_is_told_from_what_was_reported_and_is_never_a_part() -> None:
     kept = LastHistories(max_bytes=1 << 22, max_age_seconds=100)
-    kept.add(ANNA, [Interaction("i1", 1)])
+    kept.add(ANNA, past([done("i1", 1)]))
     assert kept.last_read(ANNA) is None
-    twice = [Interaction("i1", 1, "view"), Interaction("i1", 1, "view")]
-    kept.keep(ANNA, ReadHistory.pack(Events.from_rows(twice), b"a"), asked_at=kept.now())
-    assert list(kept.last_read(ANNA).events()) == twice  # type: ignore[union-attr]
-    kept.add(ANNA, [Interaction("i2", 2)])
-    assert list(kept.last_read(ANNA).events()) == twice  # type: ignore[union-attr]
-    long = [Interaction(f"i{number}", number) for number in range(10_001)]
-    assert ReadHistory.pack(Events.from_rows(long[:-1]), b"a").version == b"a"
-    assert ReadHistory.pack(Events.from_rows(long), b"a").version is None
+    twice = past([done("i1", 1, "view"), done("i1", 1, "view")])
+    kept.keep(ANNA, ReadHistory.made_of(twice, b"a"), asked_at=kept.now())
+    assert kept.last_read(ANNA).interactions is twice  # type: ignore[union-attr]
+    kept.add(ANNA, past([done("i2", 2)]))
+    assert kept.last_read(ANNA).interactions is twice  # type: ignore[union-attr]
+    long = past([done(f"i{number}", number) for number in range(10_001)])
+    assert ReadHistory.made_of(long.oldest(10_000), b"a").version == b"a"
+    assert ReadHistory.made_of(long, b"a").version is None
 
 
 def test_forgetting_somebody_reaches_everything_and_is_counted() -> None:
     known = LastKnown(max_bytes=1 << 20, max_age_seconds=100)
     known.embeddings.keep(ANNA, "b1", _vector(1), b"f")
     known.embeddings.keep(SESSION, "b1", _vector(2), b"f")
-    known.add(ANNA, [Interaction("i1", 1), Interaction("i2", 2)])
-    assert known.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2, "last_answers": 0}
-    assert known.num_forgotten == 1
-    assert known.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0, "last_answers": 0}
+    known.add(ANNA, past([done("i1", 1), done("i2", 2)]))
+    assert known.forgetting.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2, "last_answers": 0}
+    assert known.forgetting.count == 1
+    assert known.forgetting.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0, "last_answers": 0}
     assert known.embeddings.last(SESSION, "b1") is not None
     assert known.kept_bytes()["histories"] == 0

@@ -12,16 +12,18 @@ from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.store import ModelStore
 from model_store.index import build_index
 from model_store.kinds import make_generator, make_user_encoder
+from model_store.people.owner import Owner
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.errors import HistoryUnavailable
 from service.people.history_store import Event, StoredHistory
 from service.people.remembered import LastKnown
-from service.recommend.ask import Interaction, Query
+from service.recommend.ask import Query
 from service.recommend.candidates.segments import Segments
 from service.recommend.choosing import Chooser
 from service.recommend.recommender import Recommender
 from service.wiring import SearchThreads
+from tests.past import done, past
 
 
 def open_served(root: Path, kind: str) -> ServedBundle:
@@ -60,28 +62,24 @@ class Shelf:
     def add(self, user_id: str, *item_ids: str) -> None:
         events = self.users.setdefault(user_id, [])
         for item_id in item_ids:
-            events.append(Event(f"e{len(events)}", user_id, item_id, 10 * len(events) + 10))
+            events.append(Event(f"e{len(events)}", Owner(user_id), item_id, 10 * len(events) + 10))
 
     def add_to_session(self, session_id: str, *item_ids: str) -> None:
         events = self.sessions.setdefault(session_id, [])
         for item_id in item_ids:
-            events.append(Event(f"e{len(events)}", None, item_id, 10 * len(events) + 15, session_id=session_id))
+            session = Owner(session_id, is_session=True)
+            events.append(Event(f"e{len(events)}", session, item_id, 10 * len(events) + 15))
 
-    async def read(self, user_id: str, *, known_version: bytes | None = None, **_: Any) -> StoredHistory:
-        return self._read(self.users, user_id, known_version)
-
-    async def read_session(self, session_id: str, *, known_version: bytes | None = None, **_: Any) -> StoredHistory:
-        return self._read(self.sessions, session_id, known_version)
-
-    def _read(self, shelf: dict[str, list[Event]], owner: str, known_version: bytes | None) -> StoredHistory:
+    async def read(self, owner: Owner, *, known_version: bytes | None = None, **_: Any) -> StoredHistory:
         self.num_reads += 1
         if self.is_down:
             raise HistoryUnavailable("it is away")
-        events = list(shelf.get(owner, []))
+        events = list((self.sessions if owner.is_session else self.users).get(owner.id, []))
         version = repr(events).encode()
         is_unchanged = version == known_version
-        stored = StoredHistory([] if is_unchanged else events, version=version, is_unchanged=is_unchanged)
-        self.on_read(owner)
+        rows = [] if is_unchanged else [(event.item_id, event.timestamp, event.type) for event in events]
+        stored = StoredHistory(past(rows), version=version, is_unchanged=is_unchanged)
+        self.on_read(owner.id)
         return stored
 
 
@@ -94,7 +92,6 @@ def make_recommender(served: ServedBundle | OneBundle, batcher: EncodeBatcher, *
         "models": batcher,
         "run_blocking": SearchThreads(),
         "run_popular": SearchThreads(1, "popular"),
-        "num_erasures": lambda: 0,
         "last_known": LastKnown(max_bytes=1 << 20, max_age_seconds=100),
         "segments": Segments(),
     }
@@ -103,7 +100,7 @@ def make_recommender(served: ServedBundle | OneBundle, batcher: EncodeBatcher, *
 
 def inline_query(**more: Any) -> Query:
     """Four items after i1 and i2, but not i4."""
-    history = [Interaction("i1"), Interaction("i2", 5)]
+    history = past([done("i1"), done("i2", 5)])
     return Query(
         **{
             "user_id": None,

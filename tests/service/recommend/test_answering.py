@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from model_store.index import build_index
 from service.engine.served_bundle import MaskCache
 from service.people.hidden_set import HiddenItems
-from service.people.history_store import Events
-from service.people.known_history import known_history
-from service.recommend.ask import Ask, Boost, Interaction, Pin, Query
+from service.recommend.ask import Ask, Boost, Pin, Query
 from service.recommend.candidates.filter_wire import FilterNode
 from service.recommend.deadline import Deadline
 from service.recommend.known import Known, Past
@@ -24,6 +22,7 @@ from service.recommend.ranking.answering import Answer, ModelView, make_answer
 from service.recommend.ranking.candidates import Candidates
 from service.recommend.trace import Trace
 from tests.oracles import random_shops
+from tests.past import Row, past
 
 DIM = 4
 NOW = 1_000_000.0
@@ -71,7 +70,7 @@ class Case:
     user: np.ndarray
     query: Query
     hidden: list[str]
-    interactions: list[Interaction]
+    interactions: list[Row]
     boost_filters: list[dict[str, Any]]
     segment: list[int] | None = None
     generated: list[tuple[int, float]] | None = None
@@ -91,10 +90,9 @@ class Case:
 
     def answered(self, **changed: Any) -> tuple[Answer, Trace]:
         ask = Ask(replace(self.query, **changed), (), self.served, "retrieve", Deadline.after(5.0))
-        events = Events.from_rows(self.interactions)
-        known = Known(
-            Past(events), known_history(self.served.catalogue, events), hidden=HiddenItems(frozenset(self.hidden))
-        )
+        interactions = past(self.interactions)
+        history = interactions.known_to(self.served.catalogue)
+        known = Known(Past(interactions), history, hidden=HiddenItems(frozenset(self.hidden)))
         generated = None
         if self.generated is not None:
             items, scores = zip(*self.generated, strict=True) if self.generated else ((), ())
@@ -116,10 +114,10 @@ class Case:
             return set()
         oldest = -math.inf if query.seen_max_age_seconds is None else NOW - query.seen_max_age_seconds
         return {
-            one.item_id
-            for one in self.interactions
-            if (not query.seen_types or one.type in (None, *query.seen_types))
-            and (one.timestamp is None or one.timestamp >= oldest)
+            item_id
+            for item_id, timestamp, kind in self.interactions
+            if (not query.seen_types or kind in (None, *query.seen_types))
+            and (timestamp is None or timestamp >= oldest)
         }
 
     def values(self, item: int, name: str) -> set[Any]:
@@ -231,8 +229,7 @@ def cases(draw: st.DrawFn, *, plain: bool = False) -> Case:
     sent = draw(random_shops.leaves | random_shops.trees) if draw(st.booleans()) else {}
     interactions = draw(
         st.lists(
-            st.builds(
-                Interaction,
+            st.tuples(
                 st.integers(1, 35).map(lambda number: f"i{number}"),
                 st.none() | st.integers(int(NOW) - 100, int(NOW) + 5),
                 st.none() | st.sampled_from(["click", "buy"]),

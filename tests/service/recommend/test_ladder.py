@@ -25,9 +25,11 @@ from model_store.people.owner import Owner
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.errors import DeadlineExceeded, HistoryUnavailable, InvalidRequest, ModelUnavailable, Overloaded
+from service.people.interactions import Interactions
 from service.people.remembered import LastKnown
-from service.recommend.ask import Interaction, Query, Recommendation, SegmentWish
+from service.recommend.ask import Query, Recommendation, SegmentWish
 from service.wiring import SearchThreads
+from tests.past import done, past
 from tests.service.engine.test_batcher import Counts
 from tests.service.recommend.pipelines import (
     OneBundle,
@@ -107,9 +109,9 @@ def _steps(answer: Recommendation) -> list[tuple[str, str]]:
     return [(note.step, note.reason) for note in answer.trace.steps]
 
 
-def _long_history() -> list[Interaction]:
+def _long_history() -> Interactions:
     """Two thousand times i1 and i2."""
-    return [Interaction(f"i{1 + at % 2}", at) for at in range(LONG)]
+    return past([done(f"i{1 + at % 2}", at) for at in range(LONG)])
 
 
 def _known() -> LastKnown:
@@ -137,7 +139,7 @@ async def test_the_last_good_embedding_answers_where_the_model_fails(
     assert _steps(answer) == [("model", "failed"), ("last_embedding", "answered")]
     assert answer.history_length == 0
     # forgotten, nothing is left of it
-    last_known.forget(Owner("u1").hash)
+    last_known.forgetting.forget(Owner("u1").hash)
     again = await recommender.recommend(query)
     assert (again.source, _steps(again)[1]) == ("fallback:similar_items", ("last_embedding", "none_kept"))
 
@@ -264,7 +266,7 @@ async def test_small_bundles_are_searched_without_a_thread_and_answer_the_same(
         return await threads(work)
 
     answers, counts = [], []
-    for query in (inline_query(), Query(None, 4, 5, history=[])):
+    for query in (inline_query(), Query(None, 4, 5, history=past([]))):
         for inline_values in (0, served.num_values - 1, served.num_values):
             in_threads = 0
             recommender = make_recommender(
@@ -340,7 +342,7 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
     shelf.add("u1", "i1", "i2", "i5")
     recommender = make_recommender(served, batcher, histories=shelf, last_known=last_known)
     first = await recommender.recommend(Query("u1", 60, 5))
-    last_known.add(Owner("u1"), [Interaction("i9", 90, "click")])  # acknowledged since then
+    last_known.add(Owner("u1"), past([done("i9", 90, "click")]))  # acknowledged since then
     shelf.is_down = True
     answer = await recommender.recommend(Query("u1", 60, 5))
     assert (answer.source, answer.trace.fallback_reason) == ("fallback:last_embedding", "history_unavailable")
@@ -355,7 +357,7 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
     similar = await recommender.recommend(Query("u1", 60, 5))
     assert similar.source == "fallback:similar_items"
     assert set(_ids(similar)) == set(_ids(answer))
-    last_known.forget(Owner("u1").hash)
+    last_known.forgetting.forget(Owner("u1").hash)
     nothing = await recommender.recommend(Query("u1", 60, 5))
     assert (nothing.source, len(nothing.items)) == ("fallback:popular", 60)
     assert "seen items are not known" in nothing.trace.warnings[0]
@@ -437,7 +439,7 @@ async def test_who_is_forgotten_while_the_model_reads_their_history_is_not_remem
     started = time.monotonic()
     asked = asyncio.create_task(recommender.recommend(Query("u1", 3, 0.1)))
     await asyncio.sleep(0.03)
-    last_known.forget(Owner("u1").hash)
+    last_known.forgetting.forget(Owner("u1").hash)
     await asked
     await _until(lambda: batcher.last_encoded > started)
     await asyncio.sleep(0.02)

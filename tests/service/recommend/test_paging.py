@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from model_store.artifacts.store import ModelStore
+from model_store.people.owner import Owner
 from service.errors import InvalidRequest
 from service.recommend.paging import Cursor
 from service.settings import ApiKey, Settings
@@ -260,7 +261,7 @@ async def test_who_is_erased_while_their_list_is_made_leaves_none(
         keep = type(service.pages).keep
 
         async def erase_and_keep(*arguments: Any) -> Any:
-            await service.erase(user)
+            await service.people.erase(Owner(user))
             return await keep(*arguments)
 
         monkeypatch.setattr(type(service.pages), "keep", erase_and_keep)

@@ -14,8 +14,9 @@ from model_store.people.owner import Owner
 from service.engine.batcher import EncodeBatcher
 from service.engine.served_bundle import ServedBundle
 from service.people.remembered import LastKnown
-from service.recommend.ask import Interaction, Query, Recommendation
+from service.recommend.ask import Query, Recommendation
 from service.wiring import SearchThreads
+from tests.past import Row, done, past
 from tests.service.engine.test_batcher import Counts
 from tests.service.recommend.pipelines import (
     Shelf,
@@ -223,25 +224,21 @@ async def test_all_that_needs_the_model_runs_on_its_thread(hat: ServedBundle, ba
 async def test_who_is_erased_while_a_request_has_their_history_does_not_come_back(
     hat: ServedBundle, batcher: EncodeBatcher, more: dict[str, Any], is_erased: bool
 ) -> None:
-    shelf, num_erasures, last_known = Shelf(), 0, LastKnown(max_bytes=1 << 20, max_age_seconds=100)
+    shelf, last_known = Shelf(), LastKnown(max_bytes=1 << 20, max_age_seconds=100)
     shelf.add("u1", "i1", "i2")
 
     def erase(user_id: str) -> None:
-        nonlocal num_erasures
         if is_erased:
-            num_erasures += 1
-            last_known.forget(Owner(user_id).hash)
+            last_known.forgetting.forget(Owner(user_id).hash)
             hat.encoder.forget(Owner(user_id).hash)
 
     shelf.on_read = erase
-    recommender = make_recommender(
-        hat, batcher, histories=shelf, num_erasures=lambda: num_erasures, last_known=last_known
-    )
+    recommender = make_recommender(hat, batcher, histories=shelf, last_known=last_known)
     answer = await recommender.recommend(Query(user_id="u1", k=4, timeout_seconds=5, **more))
     assert (answer.source, answer.history_length) == ("model", 2)
     assert hat.encoder.forget(Owner("u1").hash) is not is_erased
     assert hat.encoder.kept_bytes == 0
-    kept = last_known.forget(Owner("u1").hash)
+    kept = last_known.forgetting.forget(Owner("u1").hash)
     assert (kept["last_histories"] > 0) is not is_erased
     assert kept["last_embeddings"] == (0 if is_erased or more.get("mode") == "generate" else 1)
 
@@ -249,13 +246,13 @@ async def test_who_is_erased_while_a_request_has_their_history_does_not_come_bac
 async def test_an_inline_history_is_put_in_the_order_of_time_only_if_all_times_are_known(
     served: ServedBundle, batcher: EncodeBatcher
 ) -> None:
-    async def answered(*history: Interaction) -> list[float]:
-        query = inline_query(history=history, exclude_item_ids=())
+    async def answered(*history: Row) -> list[float]:
+        query = inline_query(history=past(history), exclude_item_ids=())
         return [item.score for item in (await make_recommender(served, batcher).recommend(query)).items]
 
-    sorted_ = await answered(Interaction("i1", 10), Interaction("i2", 20))
-    assert await answered(Interaction("i2", 20), Interaction("i1", 10)) == sorted_
-    assert await answered(Interaction("i2"), Interaction("i1", 10)) != sorted_
+    sorted_ = await answered(done("i1", 10), done("i2", 20))
+    assert await answered(done("i2", 20), done("i1", 10)) == sorted_
+    assert await answered(done("i2"), done("i1", 10)) != sorted_
 
 
 async def test_a_history_that_has_not_changed_is_not_read_again_by_the_model(
@@ -273,7 +270,7 @@ async def test_a_history_that_has_not_changed_is_not_read_again_by_the_model(
     assert (again.trace.timing.encode, again.trace.timing.queue) == (0, 0)
     # another user of the same history is another user; the same history in a request is nobody's
     shelf.add("u2", "i1", "i2")
-    inline = replace(query, history=[Interaction(event.item_id, event.timestamp) for event in shelf.users["u1"]])
+    inline = replace(query, history=past([done(event.item_id, event.timestamp) for event in shelf.users["u1"]]))
     for other in (replace(query, user_id="u2"), inline):
         assert (await recommender.recommend(other)).source == "fallback:similar_items"
     shelf.add("u1", "i3")
@@ -294,7 +291,7 @@ async def test_a_session_has_a_history_of_its_own_and_joins_its_users(
 
     def inline(*items: int) -> dict[str, Any]:
         at = {1: 10, 2: 20, 3: 15, 4: 25}
-        return {"history": [Interaction(f"i{item}", at[item]) for item in items]}
+        return {"history": past([done(f"i{item}", at[item]) for item in items])}
 
     assert await scores(user_id="anna") == await scores(**inline(1, 2))
     assert hat.encoder.forget(Owner("anna").hash)

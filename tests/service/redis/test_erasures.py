@@ -11,6 +11,7 @@ import pytest
 
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
+from service.people.forgetting import Forgetting
 from service.redis.calls import RedisCalls, connect
 from service.redis.erasures import Erasures
 from service.settings import Settings
@@ -21,25 +22,37 @@ ANNA, BELA = Owner("anna"), Owner("bela", is_session=True)
 EVERYBODY = "everybody"
 
 
+class Memory:
+    """What encoders keep, as far as forgetting is concerned: it notes whom it was told to forget."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.is_stuck = False
+
+    async def forget(self, owner_hashes: Sequence[str]) -> int:
+        if self.is_stuck:
+            raise RuntimeError("the model is stuck")
+        self.told += owner_hashes
+        return 0
+
+    async def forget_all(self) -> None:
+        self.told.append(EVERYBODY)
+
+
 class Replica:
     """What one replica was told."""
 
     def __init__(self, redis: RedisProcess) -> None:
         self.calls = RedisCalls(connect(redis.url, cluster=False, timeout_seconds=1.0), timeout_seconds=1.0)
-        self.told: list[str] = []
-        self.erasures = Erasures(self.calls, forget=self._forget, forget_all=self._forget_all)
+        self.memory, forgetting = Memory(), Forgetting()
+        forgetting.register_states(self.memory)
+        self.erasures = Erasures(self.calls, forgetting)
 
     async def news(self) -> list[str]:
         """What it is told by another look."""
-        self.told.clear()
+        self.memory.told.clear()
         await self.erasures.look()
-        return list(self.told)
-
-    async def _forget(self, owner_hashes: Sequence[str]) -> None:
-        self.told += owner_hashes
-
-    async def _forget_all(self) -> None:
-        self.told.append(EVERYBODY)
+        return list(self.memory.told)
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ async def replicas(own_redis: RedisProcess) -> AsyncIterator[list[Replica]]:
         assert await replica.news() == [EVERYBODY]
     yield started
     for replica in started:
-        await replica.calls.client.aclose()
+        await replica.calls.aclose()
 
 
 async def test_every_replica_hears_of_everybody_once_and_of_nobody_by_name(
@@ -94,25 +107,20 @@ async def test_who_starts_with_nothing_kept_forgets_nobody(replicas: list[Replic
     await replica.erasures.start()
     await replicas[0].erasures.tell(ANNA)
     async with asyncio.timeout(10):
-        while not replica.told:
+        while not replica.memory.told:
             await asyncio.sleep(0.05)
-    assert replica.told == [ANNA.hash]
+    assert replica.memory.told == [ANNA.hash]
     await replica.erasures.aclose()
-    await replica.calls.client.aclose()
+    await replica.calls.aclose()
 
 
 async def test_what_could_not_be_forgotten_is_told_again(replicas: list[Replica]) -> None:
     one, other = replicas
-    forget = other.erasures._forget
-
-    async def fails(_: Sequence[str]) -> None:
-        raise RuntimeError("the model is stuck")
-
     await one.erasures.tell(ANNA)
-    other.erasures._forget = fails
+    other.memory.is_stuck = True
     with pytest.raises(RuntimeError, match="stuck"):
         await other.erasures.look()
-    other.erasures._forget = forget
+    other.memory.is_stuck = False
     assert await other.news() == [ANNA.hash]
 
 
@@ -143,7 +151,7 @@ async def test_no_replica_remembers_whom_another_has_erased(both_root: Path, own
             return [is_remembered, service.user_states.kept_bytes()["hatllm"] > 0]
 
         await _until(lambda: service.erasures._last is not None)
-        before = service.last_known.num_forgotten
+        before = service.last_known.forgetting.count
         named = {"user_id": "gone"} if who == "user" else {"session_id": "gone"}
         reported = event("gone", "i1", 1)
         if who != "user":
@@ -156,7 +164,7 @@ async def test_no_replica_remembers_whom_another_has_erased(both_root: Path, own
         else:
             await _ok(first.delete(f"/{who}s/gone"))
         await _until(lambda: kept() == [False, False])
-        assert service.last_known.num_forgotten > before
+        assert service.last_known.forgetting.count > before
 
 
 async def test_with_a_user_go_the_sessions_that_were_merged_into_them_wherever_they_are_kept(

@@ -10,14 +10,15 @@ import httpx2
 import pytest
 from redis.asyncio import Redis
 
+from model_store.people.appending import RetentionLimits
 from model_store.people.event_log import LoggedEvent, read_entry, stream_key
 from model_store.people.owner import NUM_SHARDS, Owner
 from service.errors import HistoryUnavailable
 from service.people.history_store import Event
-from service.redis.calls import RedisCalls
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import EmbeddedRedis
 from service.redis.event_log import EventLogWatch
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.histories import RedisHistoryStore
 from service.settings import Settings
 from tests.processes.redis_processes import RedisProcess
 from tests.processes.service_process import service_process
@@ -25,7 +26,7 @@ from tests.shop import event, running_app
 
 
 def _event(user: str, name: str) -> Event:
-    return Event(name, user, f"item-{name}", 1)
+    return Event(name, Owner(user), f"item-{name}", 1)
 
 
 def _two_of_one_shard() -> tuple[str, str]:
@@ -39,7 +40,7 @@ def _two_of_one_shard() -> tuple[str, str]:
 async def test_what_is_accepted_is_in_the_log_once_and_duplicates_are_not(redis_server: EmbeddedRedis) -> None:
     user = f"user-{uuid4().hex}"
     client = connect(redis_server.url, cluster=False, timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(), timeout_seconds=5)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=5), limits=RetentionLimits())
     outcome = await store.append([_event(user, "a"), _event(user, "b"), _event(user, "a")])
     await store.append([_event(user, "b")])
     assert [one.event_id for one in outcome.new] == ["a", "b"]
@@ -52,7 +53,7 @@ async def test_what_is_accepted_is_in_the_log_once_and_duplicates_are_not(redis_
 async def test_a_full_log_refuses_new_events_and_forgets_nothing(own_redis: RedisProcess) -> None:
     first, second = _two_of_one_shard()
     client = connect(own_redis.url, cluster=False, timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(max_logged=3 * NUM_SHARDS), timeout_seconds=5)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=5), limits=RetentionLimits(max_logged=3 * NUM_SHARDS))
     await store.append([_event(first, name) for name in "abc"])
     for user, name in ((first, "d"), (second, "a")):
         with pytest.raises(HistoryUnavailable, match="the event log is full") as refused:
@@ -60,27 +61,27 @@ async def test_a_full_log_refuses_new_events_and_forgets_nothing(own_redis: Redi
         assert (refused.value.code, refused.value.retry_after_seconds) == ("event_log_full", 30)
     # sent again, what was acknowledged is acknowledged
     assert (await store.append([_event(first, "a")])).duplicates == 1
-    assert [one.event_id for one in (await store.read(first)).events] == ["a", "b", "c"]
-    assert (await store.read(second)).events == ()
+    assert [one.event_id for one in await store.events(Owner(first))] == ["a", "b", "c"]
+    assert await store.events(Owner(second)) == []
     assert await client.xlen(stream_key(Owner(first).shard)) == 3
     # an erasure goes on, and makes room
-    await store.erase(first)
+    await store.erase(Owner(first))
     assert (await store.append([_event(second, "a")])).accepted == 1
     await store.aclose()
 
 
 async def test_without_a_log_nothing_is_logged_and_nothing_fills_up(own_redis: RedisProcess) -> None:
     client = connect(own_redis.url, cluster=False, timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(max_logged=0), timeout_seconds=5)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=5), limits=RetentionLimits(max_logged=0))
     await store.append([_event("u", str(number)) for number in range(100)])
-    await store.erase("u")
+    await store.erase(Owner("u"))
     assert [key async for key in client.scan_iter("*:log")] == []
     await store.aclose()
 
 
 async def test_a_cluster_spreads_the_log_and_keeps_each_part_with_its_users(cluster: list[RedisProcess]) -> None:
     client = connect(cluster[0].url, cluster=True, timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(), timeout_seconds=20)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=20), limits=RetentionLimits())
     users = [f"user-{number}" for number in range(300)]
     await store.append([_event(user, "a") for user in users])
     watch = EventLogWatch(RedisCalls(client, timeout_seconds=5), _Seen(), max_per_shard=100)
@@ -111,9 +112,10 @@ async def test_the_service_says_how_full_the_log_is_and_answers_503_with_a_code(
         assert refused.status_code == 503
         assert (refused.json()["code"], refused.headers["retry-after"]) == ("event_log_full", "30")
         assert (await client.post("/events", json=body)).json()["duplicates"] == 2
-        watch = EventLogWatch(RedisCalls(app.state.service.histories._calls.client, timeout_seconds=5),
-                              app.state.metrics, max_per_shard=2)  # fmt: skip
+        calls = RedisCalls(connect(small.redis_url, cluster=False, timeout_seconds=5), timeout_seconds=5)
+        watch = EventLogWatch(calls, app.state.metrics, max_per_shard=2)
         app.state.metrics.event_log_read(await watch.look())
+        await calls.aclose()
         metrics = (await client.get("/metrics")).text
     assert "hatstand_event_log_entries 2.0" in metrics
     assert "hatstand_event_log_fullest_ratio 1.0" in metrics

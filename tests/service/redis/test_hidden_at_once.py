@@ -5,9 +5,8 @@ import asyncio
 import httpx2
 import pytest
 
-from service.redis.calls import RedisCalls
+from service.redis.calls import RedisCalls, connect
 from service.redis.hidden import RedisHiddenItems
-from service.redis.histories import connect
 from service.settings import Settings
 from tests.processes.redis_processes import RedisProcess
 from tests.shop import NUM_ITEMS, item_ids, running_app
@@ -56,4 +55,4 @@ async def test_what_is_hidden_while_a_question_is_answered_stays_hidden(
     own_redis.kill()
     assert (await hidden.current(within=0.1)).item_ids == {"i1", "i2"}
     await hidden.aclose()
-    await calls.client.aclose()
+    await calls.aclose()

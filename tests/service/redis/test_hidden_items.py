@@ -49,7 +49,7 @@ async def replicas(own_redis: RedisProcess) -> AsyncIterator[list[RedisHiddenIte
     yield [hidden for hidden, _ in opened]
     for hidden, calls in opened:
         await hidden.aclose()
-        await calls.client.aclose()
+        await calls.aclose()
 
 
 async def _ids(hidden: RedisHiddenItems) -> frozenset[str]:
@@ -109,7 +109,7 @@ def test_every_replica_knows_the_set_whatever_it_missed(
                 assert await _ids(hidden) == expected
         for hidden, calls in dict(opened).items():
             await hidden.aclose()
-            await calls.client.aclose()
+            await calls.aclose()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.redis.hidden._MAX_SHOWN", max_shown)
@@ -192,16 +192,17 @@ async def test_as_many_items_as_may_be_hidden(
 async def test_a_cluster_hides_as_one_server_does(tmp_path: Path) -> None:
     nodes = start_cluster(tmp_path)
     clients = [connect(node.url, cluster=True, timeout_seconds=5.0) for node in nodes[:2]]
-    replicas = [RedisHiddenItems(RedisCalls(client, timeout_seconds=5.0), patience_seconds=5.0) for client in clients]
+    calls = [RedisCalls(client, timeout_seconds=5.0) for client in clients]
+    replicas = [RedisHiddenItems(one, patience_seconds=5.0) for one in calls]
     try:
         await replicas[0].hide("i1")
         await replicas[1].hide("i2")
         await replicas[1].show("i1")
         assert [await _ids(one) for one in replicas] == [{"i2"}] * 2
     finally:
-        for hidden, client in zip(replicas, clients, strict=True):
+        for hidden, one in zip(replicas, calls, strict=True):
             await hidden.aclose()
-            await client.aclose()
+            await one.aclose()
         for node in nodes:
             node.kill()
 

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from model_store.people.appending import RetentionLimits
+from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
 from service.people.history_store import Event
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import EmbeddedRedis
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.histories import RedisHistoryStore
 from tests.processes.redis_processes import RedisProcess
 from tests.shop import Address
 
@@ -24,19 +27,19 @@ from tests.shop import Address
 async def opened(address: Address, limits: RetentionLimits | None = None) -> AsyncIterator[RedisHistoryStore]:
     url, is_cluster = address
     client = connect(url, cluster=is_cluster, timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=limits or RetentionLimits(), timeout_seconds=10)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=10), limits=limits or RetentionLimits())
     try:
         yield store
     finally:
         await store.aclose()
 
 
-def _user() -> str:
-    return f"user-{uuid4().hex}"
+def _user() -> Owner:
+    return Owner(f"user-{uuid4().hex}")
 
 
-def _event(user_id: str, name: str, timestamp: int = 1) -> Event:
-    return Event(event_id=name, user_id=user_id, item_id=f"item-{name}", timestamp=timestamp)
+def _event(owner: Owner, name: str, timestamp: int = 1) -> Event:
+    return Event(event_id=name, owner=owner, item_id=f"item-{name}", timestamp=timestamp)
 
 
 async def test_a_late_event_goes_to_its_place_and_equal_times_keep_the_order_of_arrival(address: Address) -> None:
@@ -45,7 +48,7 @@ async def test_a_late_event_goes_to_its_place_and_equal_times_keep_the_order_of_
         await store.append([_event(user, "c", 30), _event(user, "a", 10)])
         await store.append([_event(user, "b", 20), _event(user, "a2", 10)])
         history = await store.read(user)
-    assert [event.event_id for event in history.events] == ["a", "a2", "b", "c"]
+    assert history.interactions.item_ids == ("item-a", "item-a2", "item-b", "item-c")
 
 
 async def test_the_same_event_id_again_is_a_duplicate_and_changes_nothing(address: Address) -> None:
@@ -56,7 +59,7 @@ async def test_the_same_event_id_again_is_a_duplicate_and_changes_nothing(addres
         history = await store.read(user)
     assert (first.accepted, first.duplicates) == (1, 1)
     assert (again.accepted, again.duplicates) == (0, 1)
-    assert [(event.event_id, event.timestamp) for event in history.events] == [("a", 10)]
+    assert list(history.interactions.rows()) == [("item-a", 10, "click")]
 
 
 async def test_event_ids_of_different_users_do_not_meet(address: Address) -> None:
@@ -68,7 +71,7 @@ async def test_event_ids_of_different_users_do_not_meet(address: Address) -> Non
 async def test_an_event_comes_back_as_it_was_sent(address: Address) -> None:
     event = Event(
         event_id="é1",
-        user_id=f"}}{{ ünï:\n{uuid4().hex}",
+        owner=Owner(f"}}{{ ünï:\n{uuid4().hex}"),
         item_id="i\u2028{}",
         timestamp=4_102_444_800,
         type="purchase",
@@ -77,7 +80,7 @@ async def test_an_event_comes_back_as_it_was_sent(address: Address) -> None:
     )
     async with opened(address) as store:
         await store.append([event])
-        assert list((await store.read(event.user_id)).events) == [event]
+        assert await store.events(event.owner) == [event]
 
 
 async def test_a_batch_of_many_users_is_spread_and_nothing_is_lost(address: Address) -> None:
@@ -86,7 +89,7 @@ async def test_a_batch_of_many_users_is_spread_and_nothing_is_lost(address: Addr
         outcome = await store.append([_event(user, "a", at) for at, user in enumerate(users)])
         histories = await asyncio.gather(*(store.read(user, event_token=outcome.event_token) for user in users))
     assert outcome.accepted == 200
-    assert [history.events[0].timestamp for history in histories] == list(range(200))
+    assert [int(history.interactions.timestamps[0]) for history in histories] == list(range(200))
     assert all(history.includes_token for history in histories)
 
 
@@ -113,8 +116,8 @@ async def test_an_erased_user_is_gone_and_the_receipt_says_what_was_there(addres
     async with opened(address) as store:
         await store.append([_event(user, "a"), _event(user, "b"), _event(neighbour, "a")])
         receipt = await store.erase(user)
-        assert (await store.read(user)).events == ()
-        assert len((await store.read(neighbour)).events) == 1
+        assert await store.events(user) == []
+        assert len(await store.events(neighbour)) == 1
         assert all(line.records == 0 for line in await store.erase(user))
     assert {line.store: line.records for line in receipt} == {
         "redis:history": 2,
@@ -133,9 +136,10 @@ async def test_a_history_that_is_known_is_not_parsed_again_and_any_other_is(addr
         async def changed() -> None:
             read = await store.read(user, known_version=versions[-1])
             assert not read.is_unchanged
-            assert read.events == (await store.read(user)).events
+            kept = await store.events(user)
+            assert list(read.interactions.rows()) == [(one.item_id, one.timestamp, one.type) for one in kept]
             again = await store.read(user, known_version=read.version)
-            assert (again.is_unchanged, again.events, again.version) == (True, (), read.version)
+            assert (again.is_unchanged, len(again.interactions), again.version) == (True, 0, read.version)
             assert read.version not in versions
             versions.append(read.version)
 
@@ -150,7 +154,7 @@ async def test_a_history_that_is_known_is_not_parsed_again_and_any_other_is(addr
         await store.append([_event(other, "c", 20), _event(other, "b", 20), _event(other, "d", 30)])
         assert not (await store.read(other, known_version=versions[-1])).is_unchanged
         await store.erase(user)
-        assert (await store.read(user, known_version=versions[-1])).events == ()
+        assert not len((await store.read(user, known_version=versions[-1])).interactions)
         assert (await store.read(user)).version == versions[0]
 
 
@@ -168,13 +172,18 @@ async def test_both_keys_expire_together(redis_server: EmbeddedRedis) -> None:
     async with opened((redis_server.url, False), RetentionLimits(ttl_seconds=1)) as store:
         await store.append([_event(user, "a")])
         await asyncio.sleep(1.2)
-        assert (await store.read(user)).events == ()
+        assert await store.events(user) == []
         assert (await store.append([_event(user, "a")])).accepted == 1
 
 
 async def test_a_redis_that_is_not_there_is_said_to_be_unavailable_in_time() -> None:
     async with opened(("redis://127.0.0.1:1/0", False)) as store:
-        for call in (store.ping(), store.read("u"), store.append([_event("u", "a")]), store.erase("u")):
+        for call in (
+            store.ping(),
+            store.read(Owner("u")),
+            store.append([_event(Owner("u"), "a")]),
+            store.erase(Owner("u")),
+        ):
             with pytest.raises(HistoryUnavailable):
                 await call
 
@@ -185,7 +194,7 @@ async def test_a_full_redis_refuses_the_batch(tmp_path: Path) -> None:
     try:
         async with opened((server.url, False)) as store:
             with pytest.raises(HistoryUnavailable, match="append events"):
-                await store.append([_event("u", "a")])
+                await store.append([_event(Owner("u"), "a")])
     finally:
         server.kill()
 
@@ -196,12 +205,12 @@ async def test_a_history_at_its_limit_keeps_its_beginning_for_a_while(redis_serv
     async with opened((redis_server.url, False), RetentionLimits(max_events=30)) as store:
         for number in range(47):
             await store.append([_event(one_by_one, str(number), number)])
-            kept = [int(event.event_id) for event in (await store.read(one_by_one)).events]
+            kept = [int(event.event_id) for event in await store.events(one_by_one)]
             assert kept == list(range(kept[0], number + 1))
             lengths.append(len(kept))
             beginnings.append(kept[0])
         await store.append([_event(at_once, str(number), number) for number in range(47)])
-        assert [int(event.event_id) for event in (await store.read(at_once)).events] == kept
+        assert [int(event.event_id) for event in await store.events(at_once)] == kept
     assert set(lengths[30:]) == {30, 31, 32}
     assert sorted(set(beginnings[30:])) == [0, 3, 6, 9, 12, 15]
 
@@ -248,7 +257,7 @@ async def test_the_script_orders_deduplicates_and_caps(
             outcome = await store.append([_event(user, str(name), timestamp) for name, timestamp in batch])
             assert outcome.accepted == reference.append(batch, outcome.event_token)
             assert outcome.accepted + outcome.duplicates == len(batch)
-            kept = [(event.timestamp, event.event_id) for event in (await store.read(user)).events]
+            kept = [(event.timestamp, event.event_id) for event in await store.events(user)]
             assert kept == [(timestamp, name) for timestamp, _, name in reference.history]
     async with Redis.from_url(redis_server.url) as client:
         sizes = [await client.zcard(key) for key in await client.keys(f"*:{_tag(user)}:*")]
@@ -269,12 +278,12 @@ async def test_sending_events_again_in_any_split_changes_nothing(
     batch = [_event(user, str(name), timestamp) for name, timestamp in events]
     async with opened((redis_server.url, False)) as store:
         await store.append(batch)
-        before = (await store.read(user)).events
+        before = await store.events(user)
         cut = data.draw(st.integers(1, len(batch)))
         again = await store.append(batch[:cut])
         assert (again.accepted, again.duplicates) == (0, cut)
-        assert (await store.read(user)).events == before
+        assert await store.events(user) == before
 
 
-def _tag(user_id: str) -> str:
-    return base64.urlsafe_b64encode(user_id.encode()).decode().rstrip("=")
+def _tag(user: Owner) -> str:
+    return base64.urlsafe_b64encode(user.id.encode()).decode().rstrip("=")

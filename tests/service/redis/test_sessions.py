@@ -8,11 +8,13 @@ from uuid import uuid4
 import httpx2
 import pytest
 
+from model_store.people.appending import RetentionLimits
 from model_store.people.event_log import stream_key
 from model_store.people.owner import Owner
 from service.people.history_store import Event
+from service.redis.calls import RedisCalls, connect
 from service.redis.embedded import EmbeddedRedis
-from service.redis.histories import RedisHistoryStore, RetentionLimits, connect
+from service.redis.histories import RedisHistoryStore
 from service.redis.keys import owner_key
 from tests.shop import Address, item_ids
 
@@ -20,11 +22,15 @@ from tests.shop import Address, item_ids
 @asynccontextmanager
 async def opened(address: Address, **limits: int) -> AsyncIterator[RedisHistoryStore]:
     client = connect(address[0], cluster=address[1], timeout_seconds=5)
-    store = RedisHistoryStore(client, limits=RetentionLimits(**limits), timeout_seconds=10)
+    store = RedisHistoryStore(RedisCalls(client, timeout_seconds=10), limits=RetentionLimits(**limits))
     try:
         yield store
     finally:
         await store.aclose()
+
+
+def _session(name: str) -> Owner:
+    return Owner(name, is_session=True)
 
 
 def _name(kind: str) -> str:
@@ -32,16 +38,15 @@ def _name(kind: str) -> str:
 
 
 def _in_session(session: str, name: str, timestamp: int = 1) -> Event:
-    return Event(name, None, f"item-{name}", timestamp, session_id=session)
+    return Event(name, _session(session), f"item-{name}", timestamp)
 
 
 def _of_user(user: str, name: str, timestamp: int = 1) -> Event:
-    return Event(name, user, f"item-{name}", timestamp)
+    return Event(name, Owner(user), f"item-{name}", timestamp)
 
 
 async def _names(store: RedisHistoryStore, *, user: str = "", session: str = "") -> list[str]:
-    stored = await (store.read(user) if user else store.read_session(session))
-    return [event.event_id for event in stored.events]
+    return [event.event_id for event in await store.events(Owner(user) if user else _session(session))]
 
 
 async def test_a_session_and_a_user_of_the_same_id_are_two(address: Address) -> None:
@@ -49,10 +54,10 @@ async def test_a_session_and_a_user_of_the_same_id_are_two(address: Address) -> 
     async with opened(address) as store:
         outcome = await store.append([_in_session(name, "a"), _of_user(name, "b")])
         assert outcome.accepted == 2
-        (event,) = (await store.read_session(name)).events
+        (event,) = await store.events(_session(name))
         assert event == _in_session(name, "a")
         assert await _names(store, user=name) == ["b"]
-        await store.erase_session(name)
+        await store.erase(_session(name))
         assert await _names(store, session=name) == []
         assert await _names(store, user=name) == ["b"]
 
@@ -62,11 +67,11 @@ async def test_merging_puts_a_sessions_events_to_their_places_in_the_users_histo
     async with opened(address) as store:
         await store.append([_of_user(user, "first", 1), _of_user(user, "third", 3), _of_user(user, "both", 9)])
         await store.append([_in_session(session, "second", 2), _in_session(session, "both", 9)])
-        outcome = await store.merge(session, user)
+        outcome = await store.merge(_session(session), Owner(user))
         assert (outcome.moved, outcome.duplicates) == (1, 1)
         assert await _names(store, user=user) == ["first", "second", "third", "both"]
         assert await _names(store, session=session) == []
-        again = await store.merge(session, user)
+        again = await store.merge(_session(session), Owner(user))
         assert (again.moved, again.duplicates) == (0, 0)
         # what was reported for the session is not new when it is reported again
         assert (await store.append([_in_session(session, "second", 2)])).duplicates == 1
@@ -79,11 +84,11 @@ async def test_a_merge_that_was_killed_half_way_is_finished_by_the_next_one(addr
         await store.append([_in_session(session, name, at) for at, name in enumerate("abc")])
         client = connect(address[0], cluster=address[1], timeout_seconds=5)
         kept = await client.dump(owner_key(owner, "history"))
-        await store.merge(session, user)
+        await store.merge(_session(session), Owner(user))
         # as if the process had died after the events were added to the user, and before they left the session
         await client.restore(owner_key(owner, "history"), 60_000, kept)
         assert await _names(store, session=session) == await _names(store, user=user) == ["a", "b", "c"]
-        outcome = await store.merge(session, user)
+        outcome = await store.merge(_session(session), Owner(user))
         assert (outcome.moved, outcome.duplicates) == (0, 3)
         assert await _names(store, session=session) == []
         assert await _names(store, user=user) == ["a", "b", "c"]
@@ -105,10 +110,10 @@ async def test_events_that_come_while_a_session_is_merged_are_not_lost(address: 
 
         async def merge() -> None:
             for _ in range(15):
-                await store.merge(session, user)
+                await store.merge(_session(session), Owner(user))
 
         await asyncio.gather(report(), merge())
-        await store.merge(session, user)
+        await store.merge(_session(session), Owner(user))
         assert sorted(map(int, await _names(store, user=user))) == list(range(60))
         assert await _names(store, session=session) == []
 
@@ -118,9 +123,9 @@ async def test_erasing_a_user_reaches_the_sessions_that_were_merged_into_them(ad
     async with opened(address) as store:
         for session in sessions:
             await store.append([_in_session(session, "a"), _in_session(session, "b")])
-            await store.merge(session, user)
+            await store.merge(_session(session), Owner(user))
         await store.append([_in_session(sessions[0], "late")])
-        receipt = {line.store: line.records for line in await store.erase(user)}
+        receipt = {line.store: line.records for line in await store.erase(Owner(user))}
         # the two of the user (both sessions have the same event ids), and the late one; the log has all five
         assert (receipt["redis:history"], receipt["redis:event_log"], receipt["redis:sessions"]) == (3, 5, 2)
         assert await _names(store, session=sessions[0]) == []

@@ -8,10 +8,9 @@ import httpx2
 from model_store.encoding import CacheCounts
 from model_store.people.owner import Owner
 from service.metrics.metrics import Metrics, ServiceFigures
-from service.people.history_store import Events
 from service.people.visibility import EventVisibility
-from service.recommend.ask import Interaction
 from service.settings import Settings
+from tests.past import done, past
 from tests.shop import event, item_ids, running_app
 
 
@@ -93,27 +92,25 @@ def test_the_first_event_that_waits_is_measured() -> None:
     now, seconds = [100.0], list[float]()
     visibility = EventVisibility(seconds.append, clock=lambda: now[0])
     owner, session = Owner("u"), Owner("u", is_session=True)
-    visibility.acknowledged(owner, [Interaction("i1", 10)])
+    visibility.acknowledged(owner, past([done("i1", 10)]))
     now[0] = 101.0
-    visibility.acknowledged(owner, [Interaction("i2", 11)])
-    visibility.acknowledged(session, [Interaction("i1", 10)])
+    visibility.acknowledged(owner, past([done("i2", 11)]))
+    visibility.acknowledged(session, past([done("i1", 10)]))
     now[0] = 103.0
     # an answer that was made of what was read before
-    visibility.answered([owner], Events.from_rows([Interaction("i0", 9)]))
+    visibility.answered([owner], past([done("i0", 9)]))
     assert (seconds, len(visibility)) == ([], 2)
-    visibility.answered(
-        [owner, session], Events.from_rows([Interaction("i0", 9), Interaction("i1", 10), Interaction("i2", 11)])
-    )
+    visibility.answered([owner, session], past([done("i0", 9), done("i1", 10), done("i2", 11)]))
     assert (seconds, len(visibility)) == ([3.0, 2.0], 0)
 
 
 def test_what_waits_is_bounded_and_what_never_comes_is_given_up() -> None:
     visibility = EventVisibility()
     for number in range(10_050):
-        visibility.acknowledged(Owner(f"u{number}"), [Interaction("i1", 10)])
+        visibility.acknowledged(Owner(f"u{number}"), past([done("i1", 10)]))
     assert len(visibility) == 10_000
     # it was older than all that is kept of the user
-    visibility.answered([Owner("u10049")], Events.from_rows([Interaction("i5", 20)]))
+    visibility.answered([Owner("u10049")], past([done("i5", 20)]))
     assert len(visibility) == 9_999
     visibility.forget(Owner("u10048").hash)
     assert len(visibility) == 9_998

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model_store.errors import InvalidInput
+from model_store.people.owner import Owner
 from offline.dataset.dataset import Dataset
 from offline.import_data import app
 from service.people.history_store import Event
@@ -31,7 +32,7 @@ def test_events_of_several_runs_become_one_dataset(url: str, tmp_path: Path) -> 
     append(url, [*clicks("u1", [1, 2]), *clicks("u2", [1])])
     export(url, tmp_path, trim=True)
     append(url, [*clicks("u1", [3]), *clicks("s", [4], session=True)])
-    append(url, [Event("b", "u2", "i5", 1_700_000_005, "purchase", properties={"rating": 4.5})])
+    append(url, [Event("b", Owner("u2"), "i5", 1_700_000_005, "purchase", properties={"rating": 4.5})])
     append(url, clicks("u2", [99]))  # an item that is not in the catalogue
     export(url, tmp_path, trim=True)
     assert _imported(tmp_path) == [
@@ -46,8 +47,11 @@ def test_events_of_several_runs_become_one_dataset(url: str, tmp_path: Path) -> 
 
 
 def test_some_types_only_and_what_was_before_the_service(url: str, tmp_path: Path) -> None:
-    append(url, [Event("a", "u1", "i1", 1_700_000_001, "view"), Event("b", "u1", "i2", 1_700_000_002, "click")])
-    append(url, [Event("c", "u2", "i3", 1_700_000_003, "purchase")])
+    append(
+        url,
+        [Event("a", Owner("u1"), "i1", 1_700_000_001, "view"), Event("b", Owner("u1"), "i2", 1_700_000_002, "click")],
+    )
+    append(url, [Event("c", Owner("u2"), "i3", 1_700_000_003, "purchase")])
     export(url, tmp_path)
     before = write_text(tmp_path / "before.csv", "user_id,item_id,timestamp\nu1,i9,1600000000\nu0,i8,1600000001\n")
     found = _imported(tmp_path, "--type", "click", "--type", "purchase", "--interactions", str(before))
@@ -57,7 +61,7 @@ def test_some_types_only_and_what_was_before_the_service(url: str, tmp_path: Pat
 def test_a_merge_holds_for_runs_before_it_and_counts_an_event_once(url: str, tmp_path: Path) -> None:
     append(url, [*clicks("s", [1, 2], session=True), *clicks("u", [2, 7]), *clicks("other", [1])])
     export(url, tmp_path, trim=True)
-    with_store(url, lambda store: store.merge("s", "u"))
+    with_store(url, lambda store: store.merge(Owner("s", is_session=True), Owner("u")))
     append(url, clicks("s", [3], session=True))  # after the merge: a visitor again
     export(url, tmp_path, trim=True)
     assert [(user, item) for user, item, *_ in _imported(tmp_path)] == [
@@ -71,9 +75,9 @@ def test_a_merge_holds_for_runs_before_it_and_counts_an_event_once(url: str, tmp
 
 def test_an_erasure_holds_for_runs_before_it_and_for_merged_sessions(url: str, tmp_path: Path) -> None:
     append(url, [*clicks("gone", [1, 2]), *clicks("s", [3], session=True), *clicks("u1", [1]), *clicks("u2", [2])])
-    with_store(url, lambda store: store.merge("s", "gone"))
+    with_store(url, lambda store: store.merge(Owner("s", is_session=True), Owner("gone")))
     export(url, tmp_path, trim=True)
-    with_store(url, lambda store: store.erase("gone"))
+    with_store(url, lambda store: store.erase(Owner("gone")))
     append(url, clicks("gone", [4]))  # comes back
     export(url, tmp_path, trim=True)
     assert [(user, item) for user, item, *_ in _imported(tmp_path)] == [("gone", "i4"), ("u1", "i1"), ("u2", "i2")]
@@ -81,8 +85,8 @@ def test_an_erasure_holds_for_runs_before_it_and_for_merged_sessions(url: str, t
 
 def test_what_a_session_brings_to_a_user_who_was_erased_before_counts(url: str, tmp_path: Path) -> None:
     append(url, [*clicks("s", [1, 2], session=True), *clicks("u", [3]), *clicks("other", [4])])
-    with_store(url, lambda store: store.erase("u"))
-    with_store(url, lambda store: store.merge("s", "u"))
+    with_store(url, lambda store: store.erase(Owner("u")))
+    with_store(url, lambda store: store.merge(Owner("s", is_session=True), Owner("u")))
     export(url, tmp_path)
     assert [(user, item) for user, item, *_ in _imported(tmp_path)] == [("other", "i4"), ("u", "i1"), ("u", "i2")]
 
