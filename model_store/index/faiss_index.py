@@ -25,6 +25,8 @@ EXHAUSTIVE_ITEMS = 100_000
 _TRAINING_ROWS = 65_536
 _ROWS_PER_CELL = 64
 _SEED = 1234
+# A vector of at least this length can be squared and summed without losing its last digits to underflow.
+_SMALL = 1e-12
 
 
 class FaissIndex:
@@ -40,16 +42,19 @@ class FaissIndex:
         self._index = index
         self._factory = factory
         self._parameters = dict(parameters)
+        # Read once: every search needs them, and each question to FAISS crosses into C++.
+        self._num_items, self._embedding_dim = int(index.ntotal), int(index.d)
+        self._effort_name = _effort_name(index)
 
     @property
     def num_items(self) -> int:
         """N."""
-        return int(self._index.ntotal)
+        return self._num_items
 
     @property
     def embedding_dim(self) -> int:
         """D."""
-        return int(self._index.d)
+        return self._embedding_dim
 
     @property
     def factory(self) -> str:
@@ -64,7 +69,7 @@ class FaissIndex:
     @property
     def effort_name(self) -> str | None:
         """The parameter that trades speed for recall, ``nprobe`` or ``efSearch``; None if there is none."""
-        return _effort_name(self._index)
+        return self._effort_name
 
     @property
     def largest_effort(self) -> int:
@@ -83,12 +88,12 @@ class FaissIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See ``VectorIndex.search``."""
         queries = self._checked_queries(queries, k)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        indices = np.zeros((len(queries), k), dtype=np.int64)
         is_allowed = None if allowed is None else self._mask(allowed)
         num_allowed = self.num_items if is_allowed is None else int(is_allowed.sum())
         wanted = min(k, num_allowed)
-        if wanted == 0:
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        indices = np.zeros((len(queries), k), dtype=np.int64)
+        if wanted == 0 or len(queries) == 0:
             return scores, indices
         selector = None if is_allowed is None else _selector(is_allowed)
         with _threads(1 if len(queries) == 1 else None):
@@ -96,9 +101,10 @@ class FaissIndex:
                 top_scores, top_rows = self._exhaustive(queries, wanted, selector)
             else:
                 top_scores, top_rows = self._approximate(queries, wanted, selector, num_allowed / self.num_items)
-        scores[:, :wanted] = np.clip(top_scores, -1.0, 1.0)
-        indices[:, :wanted] = top_rows + 1
-        scores[indices == 0] = -np.inf
+        np.minimum(np.maximum(top_scores, -1.0), 1.0, out=scores[:, :wanted])
+        np.add(top_rows, 1, out=indices[:, :wanted])
+        if indices[:, wanted - 1].min() == 0:  # FAISS gives what it did not find last
+            scores[indices == 0] = -np.inf
         return scores, indices
 
     def save(self, path: Path) -> None:
@@ -116,7 +122,7 @@ class FaissIndex:
         effort = self._effort(k, share)
         scores, rows = self._index.search(queries, k, params=_parameters(self._index, effort, selector))
         # cells without enough items, or a graph cut apart by the filter: those queries look everywhere
-        is_short = (rows < 0).any(axis=1)
+        is_short = rows[:, -1] < 0
         if is_short.any():
             scores[is_short], rows[is_short] = self._exhaustive(queries[is_short], k, selector)
         return scores, rows
@@ -143,9 +149,14 @@ class FaissIndex:
             raise InvalidInput(f"k is {k}, expected at least 1")
         if queries.ndim != 2 or queries.shape[1] != self.embedding_dim:
             raise InvalidInput(f"queries have shape {queries.shape}, expected (B, {self.embedding_dim})")
-        if len(queries) == 0:
-            return queries.astype(np.float32)
         queries = np.asarray(queries, dtype=np.float32)
+        if len(queries) == 0:
+            return queries
+        lengths = np.sqrt(np.einsum("bd,bd->b", queries, queries))[:, None]
+        if np.isfinite(lengths).all() and lengths.min() > _SMALL:
+            unit: np.ndarray = queries / lengths
+            return unit
+        # Too long or too short for its square, or not a vector at all.
         check_vectors(queries)
         return normalize(queries)
 
@@ -279,7 +290,7 @@ def _parameters(index: Any, effort: int | None, selector: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=effort, sel=selector)
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
-    return faiss.SearchParameters(sel=selector)
+    return None if selector is None else faiss.SearchParameters(sel=selector)
 
 
 @contextlib.contextmanager
