@@ -12,6 +12,10 @@ from model_store.people.histories import History
 NO_TIME = int(np.iinfo(np.int64).min)
 
 
+# One interaction: item id, timestamp, type; None where nobody said.
+Row = tuple[str, int | None, str | None]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
     """What somebody did, oldest first.
@@ -27,7 +31,7 @@ class Interactions:
     types: Sequence[str | None] = ()
 
     @classmethod
-    def from_rows(cls, rows: Iterable[tuple[str, int | None, str | None]]) -> "Interactions":
+    def from_rows(cls, rows: Iterable[Row]) -> "Interactions":
         """From (item id, timestamp, type), oldest first."""
         listed = list(rows)
         timestamps = [NO_TIME if timestamp is None else timestamp for _, timestamp, _ in listed]
@@ -40,7 +44,7 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def rows(self) -> Iterator[tuple[str, int | None, str | None]]:
+    def rows(self) -> Iterator[Row]:
         """(item id, timestamp, type), oldest first."""
         times = (None if time == NO_TIME else time for time in self.timestamps.tolist())
         return zip(self.item_ids, times, self.types, strict=True)

@@ -10,15 +10,13 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.people.histories import History
 from model_store.people.owner import Owner
 from service.people.embeddings import Aged, AgedCache
-from service.people.interactions import Interactions
+from service.people.interactions import Interactions, Row
 
 # The newest interactions that are kept of one user, whatever the history store keeps.
 _MAX_KEPT = 10_000
 # Of an interaction, in Python's strings and in arrays of the items of two catalogues; and of a history besides.
 _INTERACTION_BYTES = 120
 _BASE_BYTES = 512
-# Batches of events since the last read; beyond it they are put together.
-_MAX_PIECES = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +52,24 @@ class ReadHistory:
         return _BASE_BYTES + len(self.interactions) * _INTERACTION_BYTES
 
 
+@dataclass(slots=True)
+class _Kept:
+    """What is known of one owner: the history that was read last, and each row reported since, with the time."""
+
+    read: ReadHistory | None = None
+    reported: list[tuple[float, Row]] = field(default_factory=list)
+
+    def together(self) -> Interactions:
+        """One history; what was reported while the history was read is in both."""
+        read = () if self.read is None else self.read.interactions.rows()
+        rows = dict.fromkeys(chain(read, (row for _, row in self.reported)))
+        return Interactions.from_rows(rows).ordered().newest(_MAX_KEPT)
+
+    @property
+    def num_bytes(self) -> int:
+        return (0 if self.read is None else self.read.num_bytes) + len(self.reported) * _INTERACTION_BYTES
+
+
 class LastHistories:
     """The last history of each user that this process read or was told of. For the event loop.
 
@@ -65,7 +81,7 @@ class LastHistories:
 
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._cache: AgedCache[str, tuple[tuple[float, ReadHistory], ...]] = AgedCache(
+        self._cache: AgedCache[str, _Kept] = AgedCache(
             max_bytes=max_bytes, max_age_seconds=max_age_seconds, clock=clock
         )
 
@@ -81,7 +97,8 @@ class LastHistories:
     def last_read(self, owner: Owner) -> ReadHistory | None:
         """The history of somebody as it was last read; None where it is not known, or not all of it."""
         kept = self._cache.get(owner.hash)
-        return None if kept is None or kept.value[0][1].version is None else kept.value[0][1]
+        read = None if kept is None else kept.value.read
+        return None if read is None or read.version is None else read
 
     def keep(self, owner: Owner, history: ReadHistory, *, asked_at: float) -> None:
         """Keeps a history that was read, in place of the one before.
@@ -92,36 +109,31 @@ class LastHistories:
             asked_at: ``now()`` before it was read: events reported since then may not be in it, and stay.
         """
         kept = self._cache.get(owner.hash)
-        newer = [piece for piece in kept.value if piece[0] >= asked_at] if kept is not None else []
-        self._put(owner, [(asked_at, history), *newer])
+        reported = [] if kept is None else [one for one in kept.value.reported if one[0] >= asked_at]
+        self._put(owner, _Kept(history, reported))
 
-    def add(self, owner: Owner, interactions: Interactions) -> None:
-        """Adds interactions that the history store has acknowledged."""
-        kept = self._cache.get(owner.hash)
-        pieces = [] if kept is None else list(kept.value)
-        if len(pieces) >= _MAX_PIECES:
-            # as of now: what is read meanwhile may lack some of it
-            pieces = [(self._clock(), ReadHistory.made_of(_together(pieces)))]
-        self._put(owner, [*pieces, (self._clock(), ReadHistory.made_of(interactions))])
+    def add(self, owner: Owner, rows: Sequence[Row]) -> None:
+        """Adds (item id, timestamp, type) of events that the history store has acknowledged."""
+        found, now = self._cache.get(owner.hash), self._clock()
+        kept = _Kept() if found is None else found.value
+        kept.reported += ((now, row) for row in rows)
+        if len(kept.reported) > 2 * _MAX_KEPT:
+            del kept.reported[:-_MAX_KEPT]
+        self._put(owner, kept)
 
     def last(self, owner: Owner) -> Aged[Interactions] | None:
         """What is known of somebody, oldest first."""
         kept = self._cache.get(owner.hash)
-        return None if kept is None else Aged(_together(kept.value), kept.age_seconds)
+        return None if kept is None else Aged(kept.value.together(), kept.age_seconds)
 
     def forget(self, owner_hash: str) -> int:
         """Drops what is known of somebody, and says how many interactions that was."""
-        return len(_together(self._cache.forget(owner_hash) or ()))
+        kept = self._cache.forget(owner_hash)
+        return 0 if kept is None else len(kept.together())
 
     def forget_all(self) -> None:
         """Drops everything."""
         self._cache.clear()
 
-    def _put(self, owner: Owner, pieces: Sequence[tuple[float, ReadHistory]]) -> None:
-        self._cache.put(owner.hash, tuple(pieces), sum(piece.num_bytes for _, piece in pieces))
-
-
-def _together(pieces: Sequence[tuple[float, ReadHistory]]) -> Interactions:
-    # What was reported while a history was read is in both.
-    rows = dict.fromkeys(chain.from_iterable(piece.interactions.rows() for _, piece in pieces))
-    return Interactions.from_rows(rows).ordered().newest(_MAX_KEPT)
+    def _put(self, owner: Owner, kept: _Kept) -> None:
+        self._cache.put(owner.hash, kept, kept.num_bytes)

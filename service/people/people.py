@@ -7,7 +7,7 @@ from typing import Protocol
 from model_store.people.owner import Owner
 from service.people.forgetting import Forgetting
 from service.people.history_store import ErasedStore, Event, HistoryStore, MergeOutcome
-from service.people.interactions import Interactions
+from service.people.interactions import Row
 from service.people.remembered import LastKnown
 
 
@@ -80,17 +80,17 @@ class People:
         known = self._last_known.histories.last(session)
         self._forgetting.forget(session.hash)
         if known is not None:
-            self._last_known.add(user, known.value)
+            self._last_known.add(user, list(known.value.rows()))
         await self._news.tell(session)
         return outcome
 
     def note(self, events: Sequence[Event]) -> None:
         """Remembers events that the history store has acknowledged, for when it cannot be read."""
-        by_owner: dict[Owner, list[tuple[str, int | None, str | None]]] = {}
+        by_owner: dict[Owner, list[Row]] = {}
         for event in events:
             by_owner.setdefault(event.owner, []).append((event.item_id, event.timestamp, event.type))
         for owner, rows in by_owner.items():
-            self._last_known.add(owner, Interactions.from_rows(rows))
+            self._last_known.add(owner, rows)
 
     async def _erase(self, owner: Owner) -> list[ErasedStore]:
         erased = await self._histories.erase(owner)

@@ -1,11 +1,11 @@
 """What this process remembers of users and sessions to save work, and for when the model or Redis does not answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from model_store.people.owner import Owner
 from service.people.embeddings import LastEmbeddings
 from service.people.forgetting import Forgetting
-from service.people.interactions import Interactions
+from service.people.interactions import Row
 from service.people.known_history import LastHistories
 from service.people.repeats import Repeats
 from service.people.visibility import EventVisibility
@@ -47,7 +47,7 @@ class LastKnown:
             "answers": self.repeats.num_bytes,
         }
 
-    def add(self, owner: Owner, interactions: Interactions) -> None:
-        """Adds interactions that the history store has acknowledged."""
-        self.histories.add(owner, interactions)
-        self.visibility.acknowledged(owner, interactions)
+    def add(self, owner: Owner, rows: Sequence[Row]) -> None:
+        """Adds (item id, timestamp, type) of events that the history store has acknowledged."""
+        self.histories.add(owner, rows)
+        self.visibility.acknowledged(owner, rows)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from model_store.people.owner import Owner
-from service.people.interactions import Interactions
+from service.people.interactions import Interactions, Row
 
 _MAX_WAITING = 10_000
 
@@ -36,11 +36,11 @@ class EventVisibility:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def acknowledged(self, owner: Owner, interactions: Interactions) -> None:
+    def acknowledged(self, owner: Owner, rows: Sequence[Row]) -> None:
         """Events of one owner were acknowledged now; of many owners the ones that wait longest are given up."""
-        if len(interactions):
-            first = interactions.item_ids[0], int(interactions.timestamps[0])
-            self._waiting.setdefault(owner.hash, (*first, self._clock()))
+        if rows:
+            item_id, timestamp, _ = rows[0]
+            self._waiting.setdefault(owner.hash, (item_id, timestamp or 0, self._clock()))
             if len(self._waiting) > _MAX_WAITING:
                 self._waiting.popitem(last=False)
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -100,7 +101,8 @@ class Pipeline:
     async def _ask(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._free.pop() if self._free else self._client.connection_pool.make_connection()
         try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            # redis-py's own packing is Python, and takes a third of the time of a batch of events
+            await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
             answers = [await _answer(connection) for _ in commands]
         except BaseException:
             # half an answer must not be taken for that of the next command
@@ -116,6 +118,11 @@ async def _answer(connection: AbstractConnection) -> Any:
         return await connection.read_response(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
     except ResponseError as error:
         return error
+
+
+def _pack(command: Command) -> bytes:
+    packed: bytes = pack_command(tuple(command))
+    return packed
 
 
 def _ignored(_: Exception) -> Awaitable[None]:

@@ -64,7 +64,9 @@ class EventIn(Wire):
     recommendation_id: Annotated[
         Identifier | None, Field(description="Of the answer that led to it; kept with the event, and counted")
     ] = None
-    properties: Annotated[dict[str, Any], AfterValidator(_is_storable)] = {}
+    properties: Annotated[
+        dict[str, Any], AfterValidator(_is_storable), Field(default_factory=dict, json_schema_extra={"default": {}})
+    ]
 
     @model_validator(mode="after")
     def _is_somebodys(self) -> Self:

@@ -102,7 +102,7 @@ def test_nothing_is_kept_without_memory_for_it() -> None:
     kept.keep(ANNA, "b1", _vector(1), b"f")
     assert kept.last(ANNA, "b1") is None
     histories = LastHistories(max_bytes=0, max_age_seconds=9)
-    histories.add(ANNA, past([done("i1", 1)]))
+    histories.add(ANNA, [done("i1", 1)])
     assert histories.last(ANNA) is None
 
 
@@ -143,11 +143,11 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
     clock = Clock()
     kept = LastHistories(max_bytes=1 << 20, max_age_seconds=100, clock=clock)
     assert kept.last(ANNA) is None
-    kept.add(ANNA, past([done("i1", 1, "click")]))
+    kept.add(ANNA, [done("i1", 1, "click")])
     clock.now = 0.5
     asked_at = kept.now()
     clock.now = 1.0
-    kept.add(ANNA, past([done("i9", 9, "view"), done("i3", 3, "view")]))
+    kept.add(ANNA, [done("i9", 9, "view"), done("i3", 3, "view")])
     # read before i9 and i3 came; i3 it saw nevertheless
     read = past([done("i2", 2, "click"), done("i3", 3, "view")])
     kept.keep(ANNA, ReadHistory.made_of(read, b"version"), asked_at=asked_at)
@@ -167,19 +167,19 @@ def test_a_history_is_the_last_read_one_and_what_was_reported_since() -> None:
 def test_many_small_reports_stay_whole() -> None:
     kept = LastHistories(max_bytes=1 << 20, max_age_seconds=100)
     for number in range(200):
-        kept.add(SESSION, past([done(f"i{number}", number)]))
+        kept.add(SESSION, [done(f"i{number}", number)])
     assert _ids(kept.last(SESSION).value) == [f"i{number}" for number in range(200)]  # type: ignore[union-attr]
     assert kept.last(ANNA) is None
 
 
 def test_what_was_read_is_told_from_what_was_reported_and_is_never_a_part() -> None:
     kept = LastHistories(max_bytes=1 << 22, max_age_seconds=100)
-    kept.add(ANNA, past([done("i1", 1)]))
+    kept.add(ANNA, [done("i1", 1)])
     assert kept.last_read(ANNA) is None
     twice = past([done("i1", 1, "view"), done("i1", 1, "view")])
     kept.keep(ANNA, ReadHistory.made_of(twice, b"a"), asked_at=kept.now())
     assert kept.last_read(ANNA).interactions is twice  # type: ignore[union-attr]
-    kept.add(ANNA, past([done("i2", 2)]))
+    kept.add(ANNA, [done("i2", 2)])
     assert kept.last_read(ANNA).interactions is twice  # type: ignore[union-attr]
     long = past([done(f"i{number}", number) for number in range(10_001)])
     assert ReadHistory.made_of(long.oldest(10_000), b"a").version == b"a"
@@ -190,7 +190,7 @@ def test_forgetting_somebody_reaches_everything_and_is_counted() -> None:
     known = LastKnown(max_bytes=1 << 20, max_age_seconds=100)
     known.embeddings.keep(ANNA, "b1", _vector(1), b"f")
     known.embeddings.keep(SESSION, "b1", _vector(2), b"f")
-    known.add(ANNA, past([done("i1", 1), done("i2", 2)]))
+    known.add(ANNA, [done("i1", 1), done("i2", 2)])
     assert known.forgetting.forget(ANNA.hash) == {"last_embeddings": 1, "last_histories": 2, "last_answers": 0}
     assert known.forgetting.count == 1
     assert known.forgetting.forget(ANNA.hash) == {"last_embeddings": 0, "last_histories": 0, "last_answers": 0}

@@ -342,7 +342,7 @@ async def test_without_the_history_store_the_last_known_history_says_what_was_se
     shelf.add("u1", "i1", "i2", "i5")
     recommender = make_recommender(served, batcher, histories=shelf, last_known=last_known)
     first = await recommender.recommend(Query("u1", 60, 5))
-    last_known.add(Owner("u1"), past([done("i9", 90, "click")]))  # acknowledged since then
+    last_known.add(Owner("u1"), [done("i9", 90, "click")])  # acknowledged since then
     shelf.is_down = True
     answer = await recommender.recommend(Query("u1", 60, 5))
     assert (answer.source, answer.trace.fallback_reason) == ("fallback:last_embedding", "history_unavailable")

@@ -92,10 +92,10 @@ def test_the_first_event_that_waits_is_measured() -> None:
     now, seconds = [100.0], list[float]()
     visibility = EventVisibility(seconds.append, clock=lambda: now[0])
     owner, session = Owner("u"), Owner("u", is_session=True)
-    visibility.acknowledged(owner, past([done("i1", 10)]))
+    visibility.acknowledged(owner, [done("i1", 10)])
     now[0] = 101.0
-    visibility.acknowledged(owner, past([done("i2", 11)]))
-    visibility.acknowledged(session, past([done("i1", 10)]))
+    visibility.acknowledged(owner, [done("i2", 11)])
+    visibility.acknowledged(session, [done("i1", 10)])
     now[0] = 103.0
     # an answer that was made of what was read before
     visibility.answered([owner], past([done("i0", 9)]))
@@ -107,7 +107,7 @@ def test_the_first_event_that_waits_is_measured() -> None:
 def test_what_waits_is_bounded_and_what_never_comes_is_given_up() -> None:
     visibility = EventVisibility()
     for number in range(10_050):
-        visibility.acknowledged(Owner(f"u{number}"), past([done("i1", 10)]))
+        visibility.acknowledged(Owner(f"u{number}"), [done("i1", 10)])
     assert len(visibility) == 10_000
     # it was older than all that is kept of the user
     visibility.answered([Owner("u10049")], past([done("i5", 20)]))
