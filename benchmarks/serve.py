@@ -111,6 +111,8 @@ class Run:
                 HATSTAND_WORKERS=str(workers),
                 HATSTAND_REDIS_DIRECTORY=str(self._folder / f"{name}-redis"),
                 HATSTAND_TORCH_THREADS=str(self._threads),
+                # nobody exports the events of a benchmark
+                HATSTAND_EVENT_LOG_MAX_EVENTS="100000000",
                 # only a reload that is asked for swaps
                 HATSTAND_STORE_POLL_SECONDS="0",
                 # a large model on a slow machine is to be measured, not answered for by fallbacks

@@ -29,6 +29,7 @@ from service.redis.keys import log_key, owner_key
 LOGGER = logging.getLogger(__name__)
 
 _LOG_FULL = -1
+_OWNERS_AT_ONCE = 16
 _LOG_FULL_RETRY_SECONDS = 30
 # So long after it refused events, and has taken none since, it is not whole; /readyz turns back within two seconds.
 _REFUSED_SECONDS = 1.5
@@ -76,12 +77,15 @@ class RedisHistoryStore:
             by_owner.setdefault(event.owner, []).append(event)
         try:
             async with self._writes.calling("append events"):
-                answers = await asyncio.gather(
-                    *(
+                answers: list[list[bool] | None] = []
+                groups = list(by_owner.items())
+                # A few owners at a time: Redis answers nobody else while it works on a pipeline.
+                for start in range(0, len(groups), _OWNERS_AT_ONCE):
+                    calls = (
                         self._append(owner, some, token, max_logged=self._limits.max_logged_per_shard)
-                        for owner, some in by_owner.items()
+                        for owner, some in groups[start : start + _OWNERS_AT_ONCE]
                     )
-                )
+                    answers += await asyncio.gather(*calls)
         except HistoryUnavailable:
             self._refused_at = time.monotonic()
             raise

@@ -18,7 +18,7 @@ from service.routes.schemas.wire import describe_problem
 router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
 
 # Events that are checked before others have their turn: about a millisecond.
-_AT_ONCE = 64
+_AT_ONCE = 16
 _CODES = {
     "missing": "missing_field",
     "extra_forbidden": "unknown_field",
