@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 from model_store.artifacts.store import ModelStore
 from model_store.errors import HatstandError
@@ -37,7 +38,7 @@ def _serve(settings: Settings) -> int:
         if number == 1:
             from service.workers.alone import run_alone
 
-            return run_alone(settings, listeners)
+            run_alone(settings, listeners)
         from service.workers.parent import run_workers
 
         return run_workers(settings, listeners, num_workers=number)
@@ -46,8 +47,4 @@ def _serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    # A forward pass or a load that never returns has a thread, which must not be met by an interpreter that takes
-    # itself apart: that can crash, and the end was a good one.
-    logging.shutdown()
-    os._exit(code)
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The one thread that runs the model, and how long its present piece of work has been running.
 
 A thread that is stuck cannot be ended in Python; whoever looks after the service sees since when. The process ends
-without waiting for such a thread (``service.__main__``).
+without waiting for such a thread (``service.workers.alone``).
 """
 
 import time

@@ -1,7 +1,10 @@
 """One process that serves: no parent, nobody else to ask."""
 
 import asyncio
+import logging
+import os
 from socket import socket
+from typing import NoReturn
 
 import uvloop
 
@@ -22,8 +25,8 @@ class _LoneServer(Server):
         announce(self.settings, url_of(sockets or [], self.settings.host), self.example())
 
 
-def run_alone(settings: Settings, listeners: list[socket]) -> int:
-    """Serves in this process until a signal ends it; the exit code.
+def run_alone(settings: Settings, listeners: list[socket]) -> NoReturn:
+    """Serves in this process until a signal comes, and ends the process.
 
     Args:
         settings: Checked values.
@@ -35,4 +38,7 @@ def run_alone(settings: Settings, listeners: list[socket]) -> int:
     server = _LoneServer(create_app(settings), settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.run_until_signal(listeners))
-    return 0
+    # A forward pass or a load that never returns has a thread, which must not be met by an interpreter that takes
+    # itself apart: that can crash, and the end was a good one.
+    logging.shutdown()
+    os._exit(0)

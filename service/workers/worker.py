@@ -171,7 +171,7 @@ def run_worker(
     except Exception:
         # The boundary of a process.
         LOGGER.exception("the worker failed")
-    # As in service.__main__: a thread that never returns must not meet an interpreter that takes itself apart.
+    # As in alone.py: a thread that never returns must not meet an interpreter that takes itself apart.
     logging.shutdown()
     os._exit(code)
 
