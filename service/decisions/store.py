@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Protocol
 
 from model_store.people.owner import NUM_SHARDS, Owner
-from service.http.random_ids import random_hex
 
 # Of one record.
 MAX_RECORD_BYTES = 64 * 1_024
@@ -49,8 +49,8 @@ def new_recommendation_id(owner: Owner | None) -> str:
     Args:
         owner: Whom the answer is about; None if nobody was named.
     """
-    shard = int(random_hex(1), 16) % NUM_SHARDS if owner is None else owner.shard
-    return f"{random_hex(_RANDOM_BYTES)}{shard:02x}"
+    shard = int(token_hex(1), 16) % NUM_SHARDS if owner is None else owner.shard
+    return f"{token_hex(_RANDOM_BYTES)}{shard:02x}"
 
 
 def shard_of(recommendation_id: str) -> int | None:

@@ -1,7 +1,8 @@
 """Bounds on what comes before a request is one: its header lines, the time they take, the number of connections.
 
 The server takes endless header lines at any pace from as many connections as there are file descriptors. The bounds
-have to be here, as nothing else sees a request whose header lines have not ended.
+have to be here, as nothing else sees a request whose header lines have not ended. uvicorn has no hook for it, so its
+protocol is extended, and its version is pinned exactly.
 """
 
 import asyncio
@@ -10,12 +11,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.one_piece import OnePieceTransport
-from service.http.random_ids import random_hex
 
 LOGGER = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answers by hand, as there is no request to answer, and closes."""
         self._stop_timer()
         self.limits.refused(code)
-        request_id = random_hex(16)
+        request_id = token_hex(16)
         document: dict[str, Any] = {
             "type": "about:blank",
             "title": status.phrase,

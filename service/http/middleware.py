@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.hosts import AllowedHosts
 from service.http.json_guard import json_problem
 from service.http.problems import problem
-from service.http.random_ids import random_hex
 from service.logs import REQUEST_ID
 from service.metrics.metrics import Metrics
 
@@ -257,7 +257,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
         return sent
     parent = headers.get(b"traceparent")
     trace = _TRACEPARENT.fullmatch(parent[:128].decode("latin-1")) if parent else None
-    return trace[1] if trace else random_hex(16)
+    return trace[1] if trace else token_hex(16)
 
 
 def _is_same_site(headers: dict[bytes, bytes], origins: frozenset[str]) -> bool:

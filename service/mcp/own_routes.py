@@ -1,13 +1,12 @@
 """The application's own HTTP routes, asked in process: so keys, scopes, limits and checks are those of HTTP."""
 
+from secrets import token_hex
 from typing import Any, cast
 
 import httpx2
 from fastapi import FastAPI, Request
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-
-from service.http.random_ids import random_hex
 
 # What says who asks, and by which name the service is called.
 _FORWARDED = ("authorization", "x-api-key", "host")
@@ -57,7 +56,7 @@ class OwnRoutes:
                 path,
                 json=None if body is None else _without_none(body),
                 params=_without_none(query or {}),
-                headers={**headers, "x-request-id": f"{_REQUEST_ID_PREFIX}{random_hex(16)}"},
+                headers={**headers, "x-request-id": f"{_REQUEST_ID_PREFIX}{token_hex(16)}"},
             )
         document: dict[str, Any] = answer.json()
         if answer.is_success:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,6 +30,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # It is mostly the user's pause: a page that is built at once, a reader, somebody who comes back.
 _VISIBILITY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 86_400.0)
+M = TypeVar("M", Counter, Histogram)
+
 _NO_ARM = "none"
 _NO_SCENARIO = "none"
 _USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -66,6 +69,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._http_seconds = Histogram(
@@ -311,9 +315,16 @@ class Metrics:
         """Reads what the running service knows when scraped."""
         self._read_figures = figures
 
+    def _child(self, metric: M, *labels: str) -> M:
+        """The metric of these labels, kept: prometheus_client takes microseconds to find each one again."""
+        child = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return cast("M", child)
+
     def http_answered(self, *, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered; ``route`` is the template, never the path."""
-        self._http_seconds.labels(route, method, str(status)).observe(seconds)
+        self._child(self._http_seconds, route, method, str(status)).observe(seconds)
 
     def recommended(
         self,
@@ -334,28 +345,28 @@ class Metrics:
 
         ``steps`` are those of the ladder that were due, each with its reason.
         """
-        self._recommendations.labels(source, kind, mode, arm or _NO_ARM).inc()
+        self._child(self._recommendations, source, kind, mode, arm or _NO_ARM).inc()
         if fallback_reason is not None:
-            self._fallbacks.labels(fallback_reason).inc()
+            self._child(self._fallbacks, fallback_reason).inc()
         for warning in warnings:
-            self._warnings.labels(warning.partition(":")[0]).inc()
+            self._child(self._warnings, warning.partition(":")[0]).inc()
         for stage, stage_seconds in stages.items():
-            self._stage_seconds.labels(stage, kind, mode).observe(stage_seconds)
+            self._child(self._stage_seconds, stage, kind, mode).observe(stage_seconds)
         for step, reason in steps:
-            self._ladder_steps.labels(step, reason).inc()
+            self._child(self._ladder_steps, step, reason).inc()
         if seconds is not None:
-            self._recommend_seconds.labels(scenario or _NO_SCENARIO, source).observe(seconds)
+            self._child(self._recommend_seconds, scenario or _NO_SCENARIO, source).observe(seconds)
         if is_short:
             self._short_answers.inc()
 
     def retrieval_planned(self, plan: str) -> None:
         """Candidates were looked for in one of the planner's ways."""
-        self._plans.labels(plan).inc()
+        self._child(self._plans, plan).inc()
 
     def candidates_filtered(self, counts: Mapping[str, int]) -> None:
         """An answer could not have so many items, by reason."""
         for reason, count in counts.items():
-            self._filtered.labels(reason).inc(count)
+            self._child(self._filtered, reason).inc(count)
 
     def page_answered(self) -> None:
         """A later page of a list was returned."""
@@ -368,7 +379,7 @@ class Metrics:
     def events_handled(self, *, accepted: int, duplicates: int, rejected: int) -> None:
         """One batch of events was taken."""
         for result, count in (("accepted", accepted), ("duplicate", duplicates), ("rejected", rejected)):
-            self._events.labels(result).inc(count)
+            self._child(self._events, result).inc(count)
 
     def event_became_visible(self, seconds: float) -> None:
         """An answer counted in what was acknowledged so long before."""
@@ -384,7 +395,7 @@ class Metrics:
 
     def decisions_recorded(self, result: str, count: int) -> None:
         """So many records of answers ended like this."""
-        self._decision_records.labels(result).inc(count)
+        self._child(self._decision_records, result).inc(count)
 
     def event_log_read(self, fill: LogFill) -> None:
         """The event log was looked at."""

@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from secrets import token_hex
 
 from model_store.people.owner import Owner
 from service.engine.tasks import end_task
 from service.errors import HistoryUnavailable, NotReady
-from service.http.random_ids import random_hex
 from service.people.forgetting import Forgetting
 from service.redis.calls import RedisCalls
 
@@ -43,7 +43,7 @@ class Erasures:
         self._every_seconds = every_seconds
         # This process forgot before it told the others, and may have learned more of that person since: it skips
         # what it told itself.
-        self._name = random_hex(8)
+        self._name = token_hex(8)
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 

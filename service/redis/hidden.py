@@ -10,9 +10,9 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 
 from service.errors import HistoryUnavailable, TooManyHidden
-from service.http.random_ids import random_hex
 from service.people.hidden_set import HiddenItems
 from service.redis.calls import RedisCalls, Script
 
@@ -112,7 +112,7 @@ class RedisHiddenItems:
         now = int(time.time() * 1_000)
         async with self._calls.calling(f"{verb} an item"):
             changed, since = await self._calls.run(
-                self._change_script, _KEYS, now, random_hex(4), verb, MAX_HIDDEN, _MAX_SHOWN, item_id
+                self._change_script, _KEYS, now, token_hex(4), verb, MAX_HIDDEN, _MAX_SHOWN, item_id
             )
         if changed < 0:
             raise TooManyHidden(f"{MAX_HIDDEN} items are hidden already; show some of them first")

@@ -12,6 +12,7 @@ import math
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from secrets import token_hex
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from model_store.people.appending import ARRIVAL_DIGITS, RetentionLimits, append
 from model_store.people.event_log import pack_event, parse_payloads, unpack_events
 from model_store.people.owner import Owner
 from service.errors import HistoryUnavailable
-from service.http.random_ids import random_hex
 from service.people.history_store import AppendOutcome, ErasedStore, Event, MergeOutcome, StoredHistory
 from service.people.interactions import NO_INTERACTIONS, Interactions
 from service.redis.calls import RedisCalls, Script
@@ -71,7 +71,7 @@ class RedisHistoryStore:
         Raises:
             HistoryUnavailable: Redis did not take all of them, or the log is full (code ``event_log_full``).
         """
-        token = random_hex(8)
+        token = token_hex(8)
         by_owner: dict[Owner, list[Event]] = {}
         for event in events:
             by_owner.setdefault(event.owner, []).append(event)
@@ -165,7 +165,7 @@ class RedisHistoryStore:
                     break
                 await self._note_session(user, session)
                 events = list(_events(session, rows))
-                is_new = await self._append(user, events, random_hex(8), max_logged=0) or []
+                is_new = await self._append(user, events, token_hex(8), max_logged=0) or []
                 moved += sum(is_new)
                 duplicates += len(is_new) - sum(is_new)
                 keys = (owner_key(session, "history"), log_key(session))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path
@@ -9,7 +10,6 @@ from fastapi import APIRouter, Body, Depends, Path
 from model_store.people.owner import Owner
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
-from service.http.random_ids import random_hex
 from service.people.history_store import ErasedStore, Event
 from service.routes.schemas.people import (
     ErasedStoreAnswer,
@@ -83,7 +83,7 @@ def _receipt(
     erased: Sequence[ErasedStore], *, user_id: str | None = None, session_id: str | None = None
 ) -> ErasureReceipt:
     return ErasureReceipt(
-        receipt_id=random_hex(16),
+        receipt_id=token_hex(16),
         user_id=user_id,
         session_id=session_id,
         erased_at=datetime.now(UTC).isoformat(timespec="seconds"),

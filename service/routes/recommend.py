@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Body, Depends, Request, Response
+from pydantic_core import to_jsonable_python
 
 from service.errors import HistoryUnavailable
 from service.http.auth import require
@@ -13,15 +15,11 @@ from service.recommend.ask import Query, RankedItem, Recommendation, ScenarioRef
 from service.recommend.paging import Caller, PageRequest
 from service.routes.schemas.items import ScenariosAnswer, ScenarioSummary
 from service.routes.schemas.recommend import (
-    ExperimentAnswer,
     HistoryItem,
     ItemAnswer,
-    ModelAnswer,
     ReasonAnswer,
     RecommendAnswer,
     RecommendRequest,
-    ScenarioAnswer,
-    TimingAnswer,
 )
 from service.wiring import RunningService
 
@@ -31,12 +29,10 @@ router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"
 @router.post("/recommend", dependencies=[Depends(require_json)], response_model=RecommendAnswer)
 async def recommend(request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request) -> Response:
     """Recommends items to a user, to a session, or to a history; with a cursor, goes on with the list before."""
-    answer = await _recommend(request, service, http)
-    # Written here: the framework would check once more what was checked when it was made.
-    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+    return Response(await _recommend(request, service, http), media_type="application/json")
 
 
-async def _recommend(request: RecommendRequest, service: RunningService, http: Request) -> RecommendAnswer:
+async def _recommend(request: RecommendRequest, service: RunningService, http: Request) -> bytes:
     caller = Caller(request.user_id, request.session_id, http.state.key_name)
     if request.cursor is not None:
         return await _next_page(request, request.cursor, service, caller)
@@ -63,9 +59,7 @@ async def list_scenarios(service: ServiceDep) -> ScenariosAnswer:
     )
 
 
-async def _next_page(
-    request: RecommendRequest, cursor: str, service: RunningService, caller: Caller
-) -> RecommendAnswer:
+async def _next_page(request: RecommendRequest, cursor: str, service: RunningService, caller: Caller) -> bytes:
     page = await service.pages.next(
         PageRequest(
             cursor=cursor,
@@ -158,23 +152,34 @@ def _answer(
     scenario: ScenarioRef | None,
     next_cursor: str | None,
     first_rank: int = 1,
-) -> RecommendAnswer:
+) -> bytes:
+    """The JSON of a ``RecommendAnswer``, from plain values: a model for each item would only be checked again."""
     served, assignment = recommendation.served, recommendation.assignment
-    return RecommendAnswer(
-        recommendation_id=recommendation.recommendation_id,
-        user_id=request.user_id,
-        items=item_answers(recommendation.items, first_rank=first_rank),
-        source=recommendation.source,
-        warnings=list(warnings),
-        model=ModelAnswer(kind=served.kind, version=served.model_id),
-        bundle=served.bundle_id,
-        mode=recommendation.mode,
-        experiment=None if assignment is None else ExperimentAnswer(name=assignment.experiment, arm=assignment.arm),
-        scenario=None if scenario is None else ScenarioAnswer(name=scenario.name, version=scenario.version),
-        history_length=recommendation.history_length,
-        next_cursor=next_cursor,
-        timing_ms=TimingAnswer(**recommendation.trace.timing.milliseconds()),
-    )
+    answer = {
+        "recommendation_id": recommendation.recommendation_id,
+        "user_id": request.user_id,
+        "items": [
+            {
+                "rank": rank,
+                "item_id": item.item_id,
+                "score": item.score,
+                "fields": item.fields,
+                "reasons": [{"item_id": item_id, "weight": weight} for item_id, weight in item.reasons],
+            }
+            for rank, item in enumerate(recommendation.items, start=first_rank)
+        ],
+        "source": recommendation.source,
+        "warnings": warnings,
+        "model": {"kind": served.kind, "version": served.model_id},
+        "bundle": served.bundle_id,
+        "mode": recommendation.mode,
+        "experiment": None if assignment is None else {"name": assignment.experiment, "arm": assignment.arm},
+        "scenario": None if scenario is None else {"name": scenario.name, "version": scenario.version},
+        "history_length": recommendation.history_length,
+        "next_cursor": next_cursor,
+        "timing_ms": recommendation.trace.timing.milliseconds(),
+    }
+    return orjson.dumps(answer, default=to_jsonable_python)
 
 
 def item_answers(items: Sequence[RankedItem], *, first_rank: int = 1) -> list[ItemAnswer]:

@@ -1,6 +1,7 @@
 """``POST /recommend`` over the whole application, with a real model, index and Redis."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,7 @@ from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.store import ModelStore
 from model_store.kinds import make_user_encoder
 from model_store.people.histories import History
+from service.routes.schemas.recommend import ItemAnswer, RecommendAnswer
 from service.settings import Settings
 from tests.processes.redis_processes import RedisProcess
 from tests.shop import NUM_ITEMS, event, item_ids, running_app
@@ -297,3 +299,12 @@ async def test_without_redis_recommendations_go_on_and_events_are_not_acknowledg
             while (await client.get("/readyz")).json()["status"] != "ready":
                 await asyncio.sleep(0.1)
     redis.kill()
+
+
+async def test_an_answer_is_what_its_schema_says_in_the_order_of_its_schema(client: httpx2.AsyncClient) -> None:
+    body = {"history": ["i1", "i2"], "k": 3, "explain": True, "return_fields": ["title", "tags", "price", "is_new"]}
+    answer = await client.post("/recommend", json=body)
+    checked = RecommendAnswer.model_validate_json(answer.content, strict=True)
+    assert json.loads(answer.content) == json.loads(checked.model_dump_json())
+    assert list(answer.json()) == list(RecommendAnswer.model_fields)
+    assert list(answer.json()["items"][0]) == list(ItemAnswer.model_fields)
