@@ -32,7 +32,8 @@ import typer
 
 from benchmarks.serving.alone import ask_alone
 from benchmarks.serving.events import measure_events
-from benchmarks.serving.forward_floor import ForwardFloor, Task, forward_floor
+from benchmarks.serving.floors.forward import ForwardFloor, Task, forward_floor
+from benchmarks.serving.floors.requests import start_request_floors
 from benchmarks.serving.measure import (
     STEADY_SHARE,
     Budget,
@@ -42,7 +43,6 @@ from benchmarks.serving.measure import (
 )
 from benchmarks.serving.processes import Server, serving
 from benchmarks.serving.report import judged, rounded
-from benchmarks.serving.request_floors import start_request_floors
 from benchmarks.serving.store import Served, Shape, copy_store, make_store, served_kinds
 from benchmarks.serving.swaps import measure_swaps
 from benchmarks.serving.traffic import Cached, OneNewEvent, PlainHistories, SameQuestion, Uncached
@@ -164,7 +164,7 @@ class Run:
 
     def _peer(self, served: Served, workloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
         say(f"{served.kind}, LitServe")
-        command = ["-m", "benchmarks.serving.litserve", str(self._root), served.bundle_ids[0]]
+        command = ["-m", "benchmarks.serving.floors.litserve", str(self._root), served.bundle_ids[0]]
         command += ["--threads", str(self._threads)]
         with serving(command, log_path=self._folder / "litserve.log", ready_path="/health") as server:
             traffic = PlainHistories(served)

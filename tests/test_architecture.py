@@ -62,3 +62,56 @@ def test_no_module_reads_the_environment_or_starts_work_when_imported() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) and "environ" in ast.dump(node):
                 pytest.fail(f"{path.relative_to(ROOT)} reads the environment at import")
+
+
+# Inside the service each room may import the rooms named here, its own, and those that everybody may.
+_FOR_EVERYBODY = {"errors", "logs", "tasks"}
+_ROOMS = {
+    "workers": {"app", "wiring", "engine", "http", "metrics", "redis", "settings"},
+    "app": {"wiring", "routes", "http", "metrics", "engine", "workers", "mcp", "settings"},
+    "wiring": {"recommend", "people", "decisions", "engine", "redis", "metrics", "http", "workers", "settings"},
+    "mcp": {"routes"},
+    "http": {"wiring", "metrics", "settings"},
+    "routes": {"http", "wiring", "recommend", "people", "decisions", "engine", "metrics", "console", "settings"},
+    "recommend": {"people", "decisions", "engine"},
+    "people": {"recommend", "engine"},
+    "decisions": {"recommend", "people", "engine"},
+    "redis": {"people", "decisions"},
+    "settings": {"recommend"},
+    "engine": set(),
+    "metrics": set(),
+    "console": set(),
+    "errors": set(),
+    "logs": set(),
+    "tasks": set(),
+}
+# Files of the service's top level that belong to a room.
+_ROOM_OF_FILE = {"__main__": "workers", "supervision": "wiring", "recording": "wiring"}
+# Each of these crosses a border knowingly; the list may only become shorter.
+_EXCEPTIONS = {
+    ("http/openapi.py", "app"),  # a command: it writes the document of the application
+    ("decisions/replay.py", "redis"),  # a command: it reads records where they are kept
+    ("redis/rates.py", "http"),  # what a rate is
+}
+
+
+def _room(name: str) -> str:
+    return _ROOM_OF_FILE.get(name, name)
+
+
+def test_inside_the_service_imports_run_one_way() -> None:
+    crossed = set()
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        relative = path.relative_to(ROOT / "service").as_posix()
+        room = _room(relative.split("/")[0].removesuffix(".py"))
+        targets = {_room(name.split(".")[1]) for name in _imported_modules(path) if name.startswith("service.")}
+        allowed = _ROOMS.get(room, set()) | _FOR_EVERYBODY | {room}
+        crossed |= {(relative, target) for target in targets - allowed}
+    assert crossed == _EXCEPTIONS
+
+
+def test_no_folder_holds_more_modules_than_a_newcomer_reads() -> None:
+    for package in (*PACKAGES, "benchmarks"):
+        for folder in {path.parent for path in (ROOT / package).rglob("*.py")}:
+            modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+            assert len(modules) <= 15, f"{folder.relative_to(ROOT)} holds {len(modules)} modules"

@@ -76,7 +76,14 @@ def _beside(server: Server, served: Served, budget: Budget, batches: list[Operat
 
 
 def _script_events_per_s(redis_url: str, served: Served, seconds: float) -> float:
-    command = [sys.executable, "-m", "benchmarks.serving.append_script", redis_url, str(seconds), str(BATCH_EVENTS)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving.floors.append_script",
+        redis_url,
+        str(seconds),
+        str(BATCH_EVENTS),
+    ]
     done = subprocess.run(command, input="\n".join(served.item_ids), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HatstandError(f"the bare script failed: {done.stderr[-500:]}")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.serving.counters import Growth, add, batch_users, encoded_share, repeated_share, stages_ms, watched
-from benchmarks.serving.forward_floor import ForwardFloor, Task
+from benchmarks.serving.floors.forward import ForwardFloor, Task
 from benchmarks.serving.load import Load, Plan, send
 from benchmarks.serving.processes import Server
 from benchmarks.serving.traffic import Traffic

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
 from service.decisions.background import BackgroundQueue
@@ -44,7 +44,7 @@ class Attribution:
 class AttributionObserver(Protocol):
     """Is told which answers led to events, for the metrics."""
 
-    def events_attributed(self, attribution: Attribution, count: int) -> None:
+    def events_attributed(self, *, type: str, source: str, kind: str, arm: str, count: int) -> None:
         """So many events came of such an answer."""
         ...
 
@@ -122,4 +122,4 @@ class AttributionCounter:
                 kind=document["versions"]["kind"],
                 arm=_NO_ARM if experiment is None else experiment["arm"],
             )
-            self._observer.events_attributed(attribution, count)
+            self._observer.events_attributed(**asdict(attribution), count=count)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from service.engine.tasks import end_task
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from model_store.encoding import UserEncoder
 from model_store.people.histories import History
 from service.engine.model_thread import ModelThread
 from service.engine.queue_time import QueueTime
-from service.engine.tasks import end_task
 from service.errors import DeadlineExceeded, ModelUnavailable, NotReady, Overloaded
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import time
 
 from service.engine.live_bundles import LiveBundles
 from service.engine.loading import give_back_memory, in_own_thread
-from service.engine.tasks import end_task
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 

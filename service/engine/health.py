@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 
 from service.engine.live_bundles import LiveBundles
 from service.engine.model_thread import ModelThread
-from service.engine.tasks import end_task
 from service.engine.watchdog import Watchdog
 from service.errors import HistoryUnavailable
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 

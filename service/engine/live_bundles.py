@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from model_store.artifacts.manifest import BundleManifest
 from model_store.artifacts.store import LivePointer, ModelStore
 from model_store.errors import ArtifactNotFound, HatstandError
 from service.engine.loading import Loader, free_in_slices, freeze_what_lives, in_own_thread
@@ -75,7 +76,7 @@ class Draining:
 class SwapObserver(Protocol):
     """Is told what happened, for the metrics."""
 
-    def bundles_are(self, bundles: Mapping[str, ServedBundle]) -> None:
+    def bundles_are(self, manifests: Mapping[str, BundleManifest]) -> None:
         """These are live now."""
         ...
 
@@ -262,7 +263,7 @@ class LiveBundles:
         for served in replaced:
             self._drain(served)
         if self._observer and (replaced or len(bundles) != len(before.bundles)):
-            self._observer.bundles_are(bundles)
+            self._observer.bundles_are({kind: served.bundle.manifest for kind, served in bundles.items()})
 
     def _drain(self, served: ServedBundle) -> None:
         self._num_swaps += 1

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from service.engine.model_thread import ModelThread
-from service.engine.tasks import end_task
 from service.errors import NotReady
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 

@@ -11,9 +11,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.errors import ServiceError
-from service.routes.schemas.wire import describe_problem
 
 LOGGER = logging.getLogger(__name__)
+
+# Longer values are not repeated to the caller.
+_READABLE_LENGTH = 64
 
 CONTENT_TYPE = "application/problem+json"
 _MAX_ERRORS = 20
@@ -124,3 +126,18 @@ def _answer(request: Request, *, status: int, code: str, detail: str, **more: An
 def _pointer(location: Sequence[str | int]) -> str:
     """Where in the body, as a JSON pointer (RFC 6901); the leading word of FastAPI is dropped."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location[1:])
+
+
+def describe_problem(entry: Mapping[str, Any]) -> str:
+    """What was expected of a value, and the value itself where it is short enough to read.
+
+    Args:
+        entry: One of pydantic's ``errors()``.
+    """
+    value = entry.get("input")
+    is_readable = (
+        isinstance(value, str | int | float) and len(str(value)) <= _READABLE_LENGTH and str(value).isprintable()
+    )
+    if entry["type"] == "missing" or not is_readable:
+        return str(entry["msg"])
+    return f"{entry['msg']}, got {value!r}"

@@ -20,10 +20,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from model_store.artifacts.manifest import BundleManifest
 from model_store.encoding import CacheCounts
-from service.decisions.attribution import Attribution
-from service.engine.served_bundle import ServedBundle
-from service.redis.event_log import LogFill
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -385,9 +383,9 @@ class Metrics:
         """An answer counted in what was acknowledged so long before."""
         self._visibility_seconds.observe(seconds)
 
-    def events_attributed(self, attribution: Attribution, count: int) -> None:
-        """So many events came of such an answer."""
-        self._attributed.labels(attribution.type, attribution.source, attribution.kind, attribution.arm).inc(count)
+    def events_attributed(self, *, type: str, source: str, kind: str, arm: str, count: int) -> None:
+        """So many events of a type came of answers from such a source, by such a kind of model, in such an arm."""
+        self._attributed.labels(type, source, kind, arm).inc(count)
 
     def events_unattributed(self, reason: str, count: int) -> None:
         """So many events named an answer of which nothing is known."""
@@ -397,11 +395,11 @@ class Metrics:
         """So many records of answers ended like this."""
         self._child(self._decision_records, result).inc(count)
 
-    def event_log_read(self, fill: LogFill) -> None:
-        """The event log was looked at."""
-        self._log_entries.set(fill.num_entries)
-        self._log_fullest.set(fill.fullest)
-        self._log_oldest.set(fill.oldest_seconds)
+    def event_log_read(self, *, num_entries: int, fullest: float, oldest_seconds: float) -> None:
+        """The event log was looked at: its length, the share of its limit, and the age of its oldest entry."""
+        self._log_entries.set(num_entries)
+        self._log_fullest.set(fullest)
+        self._log_oldest.set(oldest_seconds)
 
     def problem_sent(self, code: str) -> None:
         """One problem document was sent."""
@@ -445,13 +443,12 @@ class Metrics:
         """A bundle was refused; without a kind, the store's live pointer could not be read."""
         self._swaps.labels("refused" if kind else "no_pointer").inc()
 
-    def bundles_are(self, bundles: Mapping[str, ServedBundle]) -> None:
-        """These are live now."""
+    def bundles_are(self, manifests: Mapping[str, BundleManifest]) -> None:
+        """These are live now, by kind of model."""
         for gauge in (self._bundle_info, self._bundle_items, self._bundle_recall):
             gauge.clear()
         self._made_at = {}
-        for kind, served in bundles.items():
-            manifest = served.bundle.manifest
+        for kind, manifest in manifests.items():
             self._bundle_info.labels(kind, manifest.bundle_id, manifest.model_id).set(1)
             self._bundle_items.labels(kind).set(manifest.num_items)
             self._bundle_recall.labels(kind).set(manifest.index_recall)

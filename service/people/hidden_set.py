@@ -3,6 +3,8 @@
 import itertools
 from dataclasses import dataclass, field
 
+MAX_HIDDEN = 100_000
+
 _serial = itertools.count()
 
 
@@ -22,3 +24,11 @@ class HiddenItems:
 
 
 NOTHING_HIDDEN = HiddenItems()
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenItem:
+    """One item, and since when it is hidden, in seconds since 1970; None if it is not hidden."""
+
+    item_id: str
+    hidden_at: float | None

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from secrets import token_hex
 
 from model_store.people.owner import Owner
-from service.engine.tasks import end_task
 from service.errors import HistoryUnavailable, NotReady
 from service.people.forgetting import Forgetting
 from service.redis.calls import RedisCalls
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 

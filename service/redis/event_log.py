@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from model_store.people.event_log import stream_key
 from model_store.people.owner import NUM_SHARDS
-from service.engine.tasks import end_task
 from service.errors import HistoryUnavailable
 from service.redis.calls import RedisCalls
+from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class LogFill:
 class LogObserver(Protocol):
     """Is told how full the log is, for the metrics."""
 
-    def event_log_read(self, fill: LogFill) -> None:
+    def event_log_read(self, *, num_entries: int, fullest: float, oldest_seconds: float) -> None:
         """The log was looked at."""
         ...
 
@@ -90,7 +90,7 @@ class EventLogWatch:
             except HistoryUnavailable:  # logged where it happened
                 pass
             else:
-                self._observer.event_log_read(fill)
+                self._observer.event_log_read(**asdict(fill))
                 is_full = fill.fullest >= _NEARLY_FULL
                 if is_full and not was_full:
                     LOGGER.warning(

@@ -9,28 +9,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from secrets import token_hex
 
 from service.errors import HistoryUnavailable, TooManyHidden
-from service.people.hidden_set import HiddenItems
+from service.people.hidden_set import MAX_HIDDEN, HiddenItem, HiddenItems
 from service.redis.calls import RedisCalls, Script
 
-MAX_HIDDEN = 100_000
 # Changes that a replica may have missed without having to read everything.
 _MAX_SHOWN = 1_000
 # A request waits no longer than this for the set; then the last known one is used.
 _PATIENCE_SECONDS = 0.25
 
 _KEYS = tuple(f"hatstand:{{hidden}}:{name}" for name in ("version", "items", "shown", "floor"))
-
-
-@dataclass(frozen=True, slots=True)
-class HiddenItem:
-    """One hidden item, and since when, in seconds since 1970; None if it is not hidden."""
-
-    item_id: str
-    hidden_at: float | None
 
 
 class RedisHiddenItems:

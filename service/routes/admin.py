@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
-from service.redis.hidden import MAX_HIDDEN, HiddenItem
+from service.people.hidden_set import MAX_HIDDEN, HiddenItem
 from service.routes.schemas.items import HiddenItemAnswer, HiddenItemsAnswer
 from service.routes.schemas.wire import MAX_ID_LENGTH
 

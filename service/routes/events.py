@@ -11,9 +11,9 @@ from model_store.people.appending import derived_event_id
 from model_store.people.owner import Owner, owners_of
 from service.http.auth import require
 from service.http.dependencies import ServiceDep, require_json
+from service.http.problems import describe_problem
 from service.people.history_store import Event
 from service.routes.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
-from service.routes.schemas.wire import describe_problem
 
 router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from model_store.errors import HatstandError
-from service.engine.tasks import end_task
+from service.tasks import end_task
 
 # The longest line is a page of metrics.
 _MAX_LINE_BYTES = 1 << 28

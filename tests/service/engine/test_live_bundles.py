@@ -45,8 +45,8 @@ class Seen:
     loaded: list[str] = field(default_factory=list)
     refused: list[str | None] = field(default_factory=list)
 
-    def bundles_are(self, bundles: dict[str, ServedBundle]) -> None:
-        self.live.append({kind: served.bundle_id for kind, served in bundles.items()})
+    def bundles_are(self, manifests: dict[str, BundleManifest]) -> None:
+        self.live.append({kind: manifest.bundle_id for kind, manifest in manifests.items()})
 
     def bundle_loaded(self, kind: str, seconds: float) -> None:
         assert seconds > 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -97,7 +98,7 @@ async def test_a_cluster_spreads_the_log_and_keeps_each_part_with_its_users(clus
 
 
 class _Seen:
-    def event_log_read(self, _: object) -> None:
+    def event_log_read(self, **_: object) -> None:
         pass
 
 
@@ -114,7 +115,7 @@ async def test_the_service_says_how_full_the_log_is_and_answers_503_with_a_code(
         assert (await client.post("/events", json=body)).json()["duplicates"] == 2
         calls = RedisCalls(connect(small.redis_url, cluster=False, timeout_seconds=5), timeout_seconds=5)
         watch = EventLogWatch(calls, app.state.metrics, max_per_shard=2)
-        app.state.metrics.event_log_read(await watch.look())
+        app.state.metrics.event_log_read(**asdict(await watch.look()))
         await calls.aclose()
         metrics = (await client.get("/metrics")).text
     assert "hatstand_event_log_entries 2.0" in metrics

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from service.http.problems import describe_problem
 from service.routes.schemas.recommend import RecommendRequest
-from service.routes.schemas.wire import describe_problem
 
 
 @pytest.mark.parametrize(

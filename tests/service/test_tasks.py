@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.engine.tasks import end_task
+from service.tasks import end_task
 
 
 async def test_a_task_that_swallows_cancellations_ends_all_the_same() -> None:

@@ -75,8 +75,8 @@ def start_request_floors(
 
     plain = {
         one.kind: start(
-            f"plain-{one.kind}", "benchmarks.serving.plain", "serve", str(store), one.bundle_ids[0], redis_url
+            f"plain-{one.kind}", "benchmarks.serving.floors.plain", "serve", str(store), one.bundle_ids[0], redis_url
         )
         for one in kinds
     }
-    return RequestFloors(plain, start("empty", "benchmarks.serving.empty", str(path)), budget)
+    return RequestFloors(plain, start("empty", "benchmarks.serving.floors.empty", str(path)), budget)

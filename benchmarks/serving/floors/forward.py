@@ -69,7 +69,7 @@ class ForwardFloor:
 @contextmanager
 def forward_floor(store: Path, *, threads: int) -> Iterator[ForwardFloor]:
     """A worker, until the block ends."""
-    command = [sys.executable, "-m", "benchmarks.serving.forward_floor", str(store), str(threads)]
+    command = [sys.executable, "-m", "benchmarks.serving.floors.forward", str(store), str(threads)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield ForwardFloor(process)
