@@ -3,6 +3,8 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 
 class LoadingTurn:
@@ -17,6 +19,10 @@ class LoadingTurn:
         self._descriptor = descriptor
         self.num_processes = num_processes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """On its way to a process that starts, the descriptor is inherited."""
+        return _inherited, (DupFd(self._descriptor), self.num_processes)
+
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Waits for the turn, and has the turn inside the block."""
@@ -25,3 +31,7 @@ class LoadingTurn:
             yield
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+def _inherited(descriptor: Any, num_processes: int) -> LoadingTurn:
+    return LoadingTurn(descriptor.detach(), num_processes=num_processes)

@@ -16,6 +16,7 @@ import tempfile
 from typing import Any
 
 from model_store.errors import InvalidInput
+from service.engine.loading_turn import LoadingTurn
 from service.redis.embedded import EmbeddedRedis
 from service.settings import EMBEDDED, Settings
 from service.workers.announcement import announce
@@ -52,7 +53,8 @@ class Parent:
         self._num_workers = num_workers
         self._worker_settings = _worker_settings(settings, redis_url, num_workers)
         # Unnamed: the file is gone when the last process is.
-        self._loading_turn = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the workers
+        self._turn_file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the workers
+        self._loading_turn = LoadingTurn(self._turn_file.fileno(), num_processes=num_workers)
         self._everyone = Everyone(num_workers)
         self._accepts = False
         self._example: str | None = None
@@ -78,7 +80,7 @@ class Parent:
             for task in beside:
                 task.cancel()
         close(self._listeners)
-        self._loading_turn.close()
+        self._turn_file.close()
         if self._problem is not None:
             raise InvalidInput(self._problem)
         return 0
@@ -116,7 +118,7 @@ class Parent:
             return await self._everyone.answer(question, worker)
 
         try:
-            await worker.start(self._worker_settings, self._loading_turn.fileno(), self._num_workers, answer=answer)
+            await worker.start(self._worker_settings, self._loading_turn, answer=answer)
         except (OSError, EOFError) as error:
             LOGGER.error("worker %d cannot be started: %s", worker.number, error)
             return False, 0

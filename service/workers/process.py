@@ -13,9 +13,9 @@ import socket
 import time
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.reduction import DupFd
 from typing import Any
 
+from service.engine.loading_turn import LoadingTurn
 from service.settings import Settings
 from service.workers.channel import Answering, Channel, PeerFailed
 
@@ -68,13 +68,12 @@ class WorkerProcess:
         """Whether the worker serves, and answered lately that it is able to."""
         return self.is_serving and self.report is not None and self.report["status"] != "not_ready"
 
-    async def start(self, settings: Settings, loading_turn: int, num_workers: int, *, answer: Answering) -> None:
+    async def start(self, settings: Settings, loading_turn: LoadingTurn, *, answer: Answering) -> None:
         """Starts the process.
 
         Args:
             settings: Of the worker.
-            loading_turn: A descriptor that the workers share.
-            num_workers: That may want to load at the same time.
+            loading_turn: Among the workers.
             answer: Answers the worker's questions.
 
         Raises:
@@ -84,8 +83,7 @@ class WorkerProcess:
         # Of whole messages: a connection is never torn from the byte that it travels with.
         self._handovers, handovers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._handovers.setblocking(False)
-        turn = DupFd(loading_turn)
-        self._process = _CONTEXT.Process(target=_run, args=(self.number, settings, there, handovers, turn, num_workers))
+        self._process = _CONTEXT.Process(target=_run, args=(self.number, settings, there, handovers, loading_turn))
         with there, handovers:
             # The first worker is there when the libraries are.
             await asyncio.to_thread(self._process.start)

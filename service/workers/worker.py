@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import uvloop
 
@@ -35,14 +35,6 @@ PROCESS_NAME = "hatstand-w"
 _TAKEN_AT_ONCE = 32
 _PARENT_SECONDS = 10.0
 _EXIT_CANNOT_START = 2
-
-
-class Descriptor(Protocol):
-    """A file's descriptor on its way to another process."""
-
-    def detach(self) -> int:
-        """The descriptor there."""
-        ...
 
 
 class _WorkerServer(Server):
@@ -144,8 +136,7 @@ def run_worker(
     settings: Settings,
     channel: socket.socket,
     handovers: socket.socket,
-    loading_turn: Descriptor,
-    num_workers: int,
+    loading_turn: LoadingTurn,
 ) -> None:
     """Serves until the parent ends it, and ends the process.
 
@@ -154,8 +145,7 @@ def run_worker(
         settings: Checked values.
         channel: To the parent.
         handovers: Connections come from here.
-        loading_turn: Of the file that the workers take turns by.
-        num_workers: How many there are.
+        loading_turn: Among the workers.
     """
     # What was imported before the fork stays shared only as long as nobody, such as the collector, writes to it.
     gc.freeze()
@@ -163,11 +153,10 @@ def run_worker(
         Path("/proc/self/comm").write_text(f"{PROCESS_NAME}{number}")
     configure(settings.log_level, settings.log_format)
     _name_in_every_record(number)
-    turn = LoadingTurn(loading_turn.detach(), num_processes=num_workers)
     code = 1
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_serve(settings, channel, handovers, turn))
+            code = runner.run(_serve(settings, channel, handovers, loading_turn))
     except Exception:
         # The boundary of a process.
         LOGGER.exception("the worker failed")
