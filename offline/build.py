@@ -5,6 +5,7 @@ this one is for the first day, and for the demo.
 """
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from offline.dataset.dataset import Dataset
 from offline.dataset.formats import canonical
 from offline.import_data import ImportOptions, echo_report, import_source
 from offline.job import job
+from offline.load_histories import LoadSettings, load_histories
 from offline.reindex import ReindexSettings, reindex
 from offline.training.kinds import KINDS
 from offline.training.run_settings import RunSettings
@@ -82,6 +84,10 @@ def main(
     max_minutes: Annotated[float | None, typer.Option(help="Wall-clock limit of each training stage.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Of the service's Redis: load the histories of the users into it.")
+    ] = None,
+    redis_cluster: Annotated[bool, typer.Option("--redis-cluster", help="The url names a node of a cluster.")] = False,
 ) -> None:
     """Builds and publishes a bundle from a catalogue and a click log."""
     if kind not in KINDS:
@@ -95,6 +101,7 @@ def main(
     data = import_once(items, interactions, store, ImportOptions(max_bad=max_bad))
     settings = chosen(data, store, preset=preset, max_minutes=max_minutes, device=device, seed=seed, **given)
     bundle = train_and_publish(settings)
+    loaded = _load(data, redis_url, cluster=redis_cluster)
     job.report(
         {
             "bundle_id": bundle.bundle_id,
@@ -103,8 +110,20 @@ def main(
             "num_items": bundle.num_items,
             "num_users": len(Dataset.open(data).sequences()),
             "store": store,
+            "histories": loaded,
         }
     )
+
+
+def _load(data: Path, redis_url: str | None, *, cluster: bool) -> dict[str, Any] | None:
+    """Loads the histories of the users; without a url, says how."""
+    if redis_url is not None:
+        return load_histories(LoadSettings(data, redis_url, cluster))
+    typer.echo(
+        "The service does not know your users yet. While it runs, load their histories into its Redis:\n"
+        f"  python -m offline.load_histories --data {shlex.quote(str(data))} --redis-url URL"
+    )
+    return None
 
 
 if __name__ == "__main__":

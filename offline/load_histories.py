@@ -143,9 +143,7 @@ def _load_id(dataset: Dataset, limits: RetentionLimits) -> str:
 @app.command()
 def main(
     data: Annotated[Path, typer.Option(help="A dataset directory (offline.import_data, offline.build).")],
-    redis_url: Annotated[
-        str, typer.Option(help="Of the service's Redis; of the embedded one: the text in its redis.url.")
-    ],
+    redis_url: Annotated[str, typer.Option(help="Of the service's Redis; of the embedded one: its file redis.url.")],
     cluster: Annotated[bool, typer.Option("--cluster", help="The url names a node of a Redis Cluster.")] = False,
     max_events: Annotated[
         int, typer.Option(help="As the service has it.", envvar="HATSTAND_HISTORY_MAX_EVENTS", min=1)

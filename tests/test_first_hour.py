@@ -99,12 +99,16 @@ def test_the_scenario_holds_and_an_event_is_counted_in_and_the_numbers_live(shop
     numbers = "\n".join(_asked("numbers", shop))
     assert re.search(r'^hatstand_recommendations_total\{[^}]*kind="hllm"[^}]*source="model"\} 2\.0$', numbers, re.M)
     assert 'hatstand_events_total{result="accepted"} 1.0' in numbers
+
+    loaded, known = map(json.loads, _asked("load", shop))
+    assert (loaded["users"], loaded["events_added"]) == (80, 640)
+    assert (known["source"], known["history_length"]) == ("model", 8)
     page = _run(f"curl -s {shop[1]}/", shop[0])
     assert any("Operations" in line for line in page)
 
 
 def test_nothing_of_the_document_is_left_out() -> None:
-    run = "\n".join(_block(name) for name in ("data", "build", "scenario", "serve", "ask", "event", "numbers"))
+    run = "\n".join(_block(name) for name in ("data", "build", "scenario", "serve", "ask", "event", "load", "numbers"))
     run = re.sub(r"\s*\\\n\s*", " ", run.replace(shlex.quote(sys.executable), ".venv/bin/python"))
     for line in shell_lines(ROOT / "docs/first-hour.md"):
         words = " ".join(line.split())

@@ -1,5 +1,6 @@
 """Connects the batch jobs to Redis or Redis Cluster."""
 
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
@@ -18,13 +19,15 @@ def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -
     """Makes a client that has reached its server.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; or the ``redis.url`` file of an embedded Redis that runs.
         cluster: Whether the url names a node of a Redis Cluster.
         timeout_seconds: For connecting and for each answer.
 
     Raises:
         InvalidInput: The url is none, or nobody answers. The message shows no part of the url.
     """
+    if "://" not in url and Path(url).is_file():
+        url = Path(url).read_text().strip()
     if not url.startswith(_SCHEMES):
         raise InvalidInput(f"--redis-url begins with none of {', '.join(_SCHEMES)}: expected the url of a Redis")
     options: dict[str, Any] = {
