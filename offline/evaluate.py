@@ -22,7 +22,15 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from model_store.kinds import make_generator, make_user_encoder
 from offline.dataset.dataset import Dataset, UserSequences
-from offline.dataset.splits import EvaluationCases, SplitName, is_held_out, leave_one_out, temporal, without_items
+from offline.dataset.splits import (
+    EvaluationCases,
+    SplitName,
+    count_left_out,
+    is_held_out,
+    leave_one_out,
+    temporal,
+    without_items,
+)
 from offline.evaluation.baselines import interaction_counts, popularity_scores
 from offline.evaluation.catalogue_ranking import (
     ConstantScorer,
@@ -117,7 +125,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     twin = find_model(store, settings.id_twin) if settings.id_twin else None
     dataset = Dataset.open(settings.data)
     catalogue = dataset.catalogue()
-    train, cases = _split(dataset, settings)
+    train, all_cases = _split(dataset, settings)
+    left_out = count_left_out(all_cases)
+    cases = _sample(all_cases, settings)
     train = _without_held_out(train, catalogue, model)
     counts = interaction_counts(train, len(catalogue))
     items = find_items(store, model, catalogue, bundle_id=settings.bundle, device=settings.device)
@@ -138,7 +148,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         **_describe(settings, model, twin, items.bundle_id),
         "num_items": len(catalogue),
         "num_cases": len(cases.targets),
-        "targets_in_history": _count_repeats(cases),
+        "targets_in_history": count_left_out(cases).num_repeats,
+        "left_out": left_out.sentences(settings.split, exclude_seen=settings.exclude_seen),
         "warnings": _warnings(settings, model, twin),
         "systems": {name: summarise(one, slices, counts=counts) for name, one in rankings.items()},
     }
@@ -208,7 +219,7 @@ def _split(dataset: Dataset, settings: EvaluateSettings) -> tuple[UserSequences,
     cases = split.test if settings.cases == CaseName.TEST else split.validation
     if not len(cases.targets):
         raise InvalidInput(f"{settings.data} has no {settings.cases} cases in split {settings.split}")
-    return split.train, _sample(cases, settings)
+    return split.train, cases
 
 
 def _sample(cases: EvaluationCases, settings: EvaluateSettings) -> EvaluationCases:
@@ -263,11 +274,6 @@ def _rank(
         exclude_seen=settings.exclude_seen,
         description=f"ranking by {name}",
     )
-
-
-def _count_repeats(cases: EvaluationCases) -> int:
-    histories = (history_of(cases, case).item_indices for case in range(len(cases.targets)))
-    return sum(bool((items == target).any()) for items, target in zip(histories, cases.targets, strict=True))
 
 
 def _describe(
@@ -356,6 +362,8 @@ def main(
         )
     )
     typer.echo(format_table(report["systems"]))
+    for sentence in report["left_out"]:
+        typer.echo(sentence)
     overall = report["systems"]["model"][ALL_CASES]
     job.report(
         {

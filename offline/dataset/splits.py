@@ -54,6 +54,60 @@ class Split:
     test: EvaluationCases
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What an evaluation on some cases does not measure.
+
+    Attributes:
+        num_users: All users.
+        num_users_without_case: Those of whom no case is.
+        num_cases: All cases.
+        num_repeats: Cases whose target is in the user's history already.
+    """
+
+    num_users: int
+    num_users_without_case: int
+    num_cases: int
+    num_repeats: int
+
+    def sentences(self, split: SplitName, *, exclude_seen: bool) -> list[str]:
+        """Says what is left out, and why.
+
+        Args:
+            split: That the cases are of.
+            exclude_seen: Whether items of the history are not ranked.
+        """
+        found = []
+        if self.num_users_without_case:
+            reason = (
+                f"they have fewer than {_EVENTS_TO_LEAVE_ONE_OUT} interactions, one each for training, validation and "
+                "test"
+                if split == SplitName.LEAVE_ONE_OUT
+                else "they have no interaction in that time, or none before it"
+            )
+            found.append(f"{self.num_users_without_case} of {self.num_users} users are not measured: {reason}")
+        if self.num_repeats and exclude_seen:
+            found.append(
+                f"{self.num_repeats} of {self.num_cases} targets are in the user's history already and count as missed, "
+                "for items of the history are not ranked; measure repeat purchases with --include-seen"
+            )
+        return found
+
+
+def count_left_out(cases: EvaluationCases) -> LeftOut:
+    """Counts what an evaluation on some cases does not measure."""
+    starts = cases.sequences.offsets[cases.user_rows]
+    histories = zip(starts.tolist(), cases.history_ends.tolist(), cases.targets.tolist(), strict=True)
+    items = cases.sequences.item_indices
+    num_users = len(cases.sequences)
+    return LeftOut(
+        num_users=num_users,
+        num_users_without_case=num_users - len(np.unique(cases.user_rows)),
+        num_cases=len(cases),
+        num_repeats=sum(bool((items[start:end] == target).any()) for start, end, target in histories),
+    )
+
+
 def leave_one_out(sequences: UserSequences) -> Split:
     """Each user's last interaction is the test target, the one before it the validation target.
 

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import UserSequences
-from offline.dataset.splits import EvaluationCases, is_held_out, leave_one_out, temporal, without_items
+from offline.dataset.splits import (
+    EvaluationCases,
+    SplitName,
+    count_left_out,
+    is_held_out,
+    leave_one_out,
+    temporal,
+    without_items,
+)
 from tests.offline.datasets import sequences_of
 
 
@@ -137,3 +145,40 @@ def test_temporal_training_is_wholly_before_every_target(
         starts, ends = sequences.offsets[cases.user_rows], sequences.offsets[cases.user_rows + 1]
         assert ((starts < cases.history_ends) & (cases.history_ends < ends)).all()
         assert cases.targets.tolist() == sequences.item_indices[cases.history_ends].tolist()
+
+
+def test_users_and_targets_that_are_not_measured_are_said() -> None:
+    once = [[(1, number)] for number in range(297)]
+    repeat = [[(1, 0), (2, 1), (1, 2)], [(3, 0), (3, 1), (3, 2)], [(1, 0), (2, 1), (3, 2)]]
+    left_out = count_left_out(leave_one_out(sequences_of(*once, *repeat)).test)
+
+    assert left_out.sentences(SplitName.LEAVE_ONE_OUT, exclude_seen=True) == [
+        "297 of 300 users are not measured: they have fewer than 3 interactions, one each for training, validation and "
+        "test",
+        "2 of 3 targets are in the user's history already and count as missed, for items of the history are not "
+        "ranked; measure repeat purchases with --include-seen",
+    ]
+    assert len(left_out.sentences(SplitName.LEAVE_ONE_OUT, exclude_seen=False)) == 1
+
+
+def test_nothing_is_said_where_nothing_is_left_out() -> None:
+    left_out = count_left_out(leave_one_out(sequences_of([(1, 0), (2, 1), (3, 2)], [(3, 0), (2, 1), (1, 2)])).test)
+
+    assert left_out.sentences(SplitName.LEAVE_ONE_OUT, exclude_seen=True) == []
+
+
+@given(_HISTORIES)
+def test_users_without_a_case_are_those_without_a_late_interaction_that_has_a_history(
+    histories: Sequence[Sequence[tuple[int, int]]],
+) -> None:
+    try:
+        cases = temporal(sequences_of(*histories), validation=0.2, test=0.3).test
+    except InvalidInput:
+        return
+
+    left_out = count_left_out(cases)
+
+    assert left_out.num_users_without_case == len(histories) - len(set(cases.user_rows.tolist()))
+    assert left_out.num_repeats == sum(
+        int(target) in _history(cases, case) for case, target in enumerate(cases.targets.tolist())
+    )
