@@ -88,8 +88,8 @@ class LeftOut:
             found.append(f"{self.num_users_without_case} of {self.num_users} users are not measured: {reason}")
         if self.num_repeats and exclude_seen:
             found.append(
-                f"{self.num_repeats} of {self.num_cases} targets are in the user's history already and count as missed, "
-                "for items of the history are not ranked; measure repeat purchases with --include-seen"
+                f"{self.num_repeats} of {self.num_cases} targets are in the user's history already and count as "
+                "missed, for items of the history are not ranked; measure repeat purchases with --include-seen"
             )
         return found
 
