@@ -43,6 +43,8 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 _ROWS_AT_ONCE = 20_000
 _MAX_RATING = 1e30
+# What the service's console puts into the properties of its events, under "origin".
+_CONSOLE = "console"
 
 Logged = tuple[int, Position, LoggedEvent]
 
@@ -55,11 +57,13 @@ class ExportOptions:
         trim: Remove from Redis what is committed.
         remember_days: How long an event is recognised should it come again, for whatever reason.
         skip_trimmed: Go on although others trimmed events that this directory does not have.
+        with_console: Export the events of the console, too: an operator tried them, no customer did.
     """
 
     trim: bool = False
     remember_days: int = 90
     skip_trimmed: bool = False
+    with_console: bool = False
 
 
 @dataclass
@@ -71,6 +75,7 @@ class ExportResult:
         events: Written.
         duplicates: Left out, as they were exported before.
         erased: Left out, as their user was erased after.
+        console: Left out, as they come from the console.
         merges: Sessions that became users', noted.
         erasures: Erased users and sessions, noted.
         trimmed: Entries removed from Redis.
@@ -80,6 +85,7 @@ class ExportResult:
     events: int = 0
     duplicates: int = 0
     erased: int = 0
+    console: int = 0
     merges: int = 0
     erasures: int = 0
     trimmed: int = 0
@@ -140,7 +146,7 @@ class _Export:
             events = self._events(starts, ends)
             for batch in iter(lambda: list(islice(events, _ROWS_AT_ONCE)), []):
                 self._write(writer, batch)
-        if self._new_ids or self._notes or self._is_reset:
+        if self._new_ids or self._notes or self._is_reset or self._result.console:
             self._commit(partial, ends)
         else:
             partial.unlink()
@@ -185,7 +191,10 @@ class _Export:
             entries, description="events", total=self._stream.count(), unit="entry"
         ):
             if isinstance(entry, LoggedEvent):
-                yield shard, position, entry
+                if self._options.with_console or entry.properties.get("origin") != _CONSOLE:
+                    yield shard, position, entry
+                else:
+                    self._result.console += 1
                 continue
             self._notes.append((shard, position, entry))
             if isinstance(entry, LoggedErasure):
@@ -297,11 +306,16 @@ def main(
     skip_trimmed: Annotated[
         bool, typer.Option("--skip-trimmed", help="Go on although another directory has what is missing here.")
     ] = False,
+    with_console: Annotated[
+        bool, typer.Option("--with-console", help="Export the events that were sent from the console, too.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds that Redis has for each answer.", min=0.1)] = 10.0,
 ) -> None:
     """Export what the event log has and the directory has not."""
     started = time.monotonic()
-    options = ExportOptions(trim=trim, remember_days=remember_days, skip_trimmed=skip_trimmed)
+    options = ExportOptions(
+        trim=trim, remember_days=remember_days, skip_trimmed=skip_trimmed, with_console=with_console
+    )
     with EventStream(redis_url, cluster=cluster, timeout_seconds=timeout) as stream:
         result = export_events(stream, out, options)
         waiting = stream.count()

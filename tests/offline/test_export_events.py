@@ -66,6 +66,23 @@ def test_a_run_goes_on_where_the_last_one_stopped_with_and_without_trimming(url:
     assert names(tmp_path) == sorted(expected)
 
 
+@pytest.mark.parametrize("with_console", [False, True])
+def test_what_an_operator_tried_in_the_console_is_left_out(url: str, tmp_path: Path, with_console: bool) -> None:
+    def event(event_id: str, **properties: str) -> Event:
+        return Event(event_id, Owner("u1"), "i1", 1_700_000_000, "click", None, properties)
+
+    append(url, [event("shop"), event("tried", origin="console"), event("agent", origin="mcp")])
+    result = export(url, tmp_path, trim=True, with_console=with_console)
+    expected = ["agent", "shop", "tried"] if with_console else ["agent", "shop"]
+    assert names(tmp_path) == [("u1", event_id) for event_id in expected]
+    assert (result.events, result.console, result.trimmed) == (len(expected), 3 - len(expected), 3)
+    # nothing but the console's: the log goes on all the same, and is trimmed
+    append(url, [event("tried again", origin="console")])
+    result = export(url, tmp_path, trim=True)
+    assert (result.events, result.console, result.trimmed) == (0, 1, 1)
+    assert export(url, tmp_path).run is None
+
+
 def test_an_empty_log_is_no_error(url: str, tmp_path: Path) -> None:
     assert export(url, tmp_path / "new" / "directory", trim=True).run is None
     assert exported(tmp_path / "new" / "directory") == []
