@@ -22,7 +22,7 @@ import typer
 
 from model_store.artifacts.durable import sync_directory
 from model_store.errors import InvalidInput
-from model_store.people.event_log import LoggedErasure, LoggedEvent, LoggedMerge
+from model_store.people.event_log import CONSOLE_ORIGIN, LoggedErasure, LoggedEvent, LoggedMerge
 from offline.export.files import (
     EVENT_SCHEMA,
     Manifest,
@@ -43,8 +43,6 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 _ROWS_AT_ONCE = 20_000
 _MAX_RATING = 1e30
-# What the service's console puts into the properties of its events, under "origin".
-_CONSOLE = "console"
 
 Logged = tuple[int, Position, LoggedEvent]
 
@@ -191,7 +189,7 @@ class _Export:
             entries, description="events", total=self._stream.count(), unit="entry"
         ):
             if isinstance(entry, LoggedEvent):
-                if self._options.with_console or entry.properties.get("origin") != _CONSOLE:
+                if self._options.with_console or entry.properties.get("origin") != CONSOLE_ORIGIN:
                     yield shard, position, entry
                 else:
                     self._result.console += 1

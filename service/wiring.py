@@ -41,6 +41,7 @@ from service.redis.hidden import RedisHiddenItems
 from service.redis.histories import RedisHistoryStore
 from service.redis.lists import RedisRankedLists
 from service.redis.rates import RedisTurns
+from service.redis.recent_events import RecentEvents
 from service.settings import EMBEDDED, Settings
 from service.supervision import live_bundles, supervise
 from service.workers.siblings import Siblings
@@ -82,6 +83,7 @@ class RunningService:
         lists: Where lists wait for their next pages.
         pages: Cuts them.
         people: Erases, merges, notes.
+        recent: What came in lately, for those who look at it.
         erasures: What the other replicas are told of.
         siblings: All workers, where this is one of several.
     """
@@ -106,6 +108,7 @@ class RunningService:
     lists: RedisRankedLists
     pages: Pages
     people: People
+    recent: RecentEvents
     erasures: Erasures
     siblings: Siblings | None
 
@@ -245,6 +248,7 @@ async def run_service(
             people=People(
                 histories=histories, last_known=last_known, forgetting=forgetting, lists=lists, news=erasures
             ),
+            recent=RecentEvents(calls, can_scan=not settings.redis_cluster),
             erasures=erasures,
             siblings=siblings,
             pages=Pages(lists=lists, bundles=bundles, hidden=hidden, histories=histories, run_blocking=searches),

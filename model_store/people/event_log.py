@@ -22,6 +22,8 @@ import orjson
 
 from model_store.people.owner import NUM_SHARDS, Owner
 
+# What the service's console puts under "origin" into the properties of its events: an operator tried them.
+CONSOLE_ORIGIN = "console"
 _SLOTS = 16_384
 _SLOTS_PER_SHARD = _SLOTS // NUM_SHARDS
 

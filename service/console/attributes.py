@@ -1,5 +1,6 @@
 """What there is to filter by: the attributes of a catalogue, with their commonest values or their range."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,10 @@ MAX_ATTRIBUTES = 32
 MAX_VALUES = 100
 MAX_VALUE_LENGTH = 120
 NUM_BINS = 24
+# Where the largest number is so many times the median, parts of equal ratio show more than parts of equal width.
+_SKEWED = 6.0
+# Beyond, not every whole number is a float.
+_LARGEST_WHOLE = 2.0**52
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,8 @@ class Attribute:
         values: Of words and flags, the commonest ``MAX_VALUES`` that are short enough to be read.
         smallest: Of numbers, the smallest finite one; None if there is none.
         largest: Likewise.
-        bins: (NUM_BINS,) of numbers, how many lie in each of as many equal parts of the range.
+        bins: Of numbers, how many lie in each part of the range; at most ``NUM_BINS``.
+        edges: Where the parts begin, and where the last one ends: one more than ``bins``.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Attribute:
     smallest: float | None = None
     largest: float | None = None
     bins: Sequence[int] = ()
+    edges: Sequence[float] = ()
 
 
 def describe_attributes(catalogue: Catalogue) -> list[Attribute]:
@@ -98,17 +105,40 @@ def _describe_numbers(name: str, column: pa.ChunkedArray) -> Attribute:
     num_missing = int(np.count_nonzero(np.isnan(numbers)))
     if len(finite) == 0:
         return Attribute(name, "number", num_missing)
+    edges = bin_edges(finite, are_whole=pa.types.is_integer(column.type))
+    bins: list[int] = np.histogram(finite, edges)[0].tolist()
     smallest, largest = float(finite.min()), float(finite.max())
-    return Attribute(name, "number", num_missing, smallest=smallest, largest=largest, bins=_bins(finite))
+    return Attribute(name, "number", num_missing, smallest=smallest, largest=largest, bins=bins, edges=edges.tolist())
 
 
-def _bins(finite: np.ndarray) -> list[int]:
-    """(NUM_BINS,) counts; halved first, so that a range of all that a float holds does not overflow."""
-    halves = finite / 2
-    low, width = halves.min(), max(float(halves.max() - halves.min()), np.finfo(np.float64).tiny)
-    places = np.minimum(((halves - low) / width * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    counts: list[int] = np.bincount(places, minlength=NUM_BINS).tolist()
-    return counts
+def bin_edges(finite: np.ndarray, *, are_whole: bool) -> np.ndarray:
+    """(bins + 1,) ascending; at most ``NUM_BINS`` bins.
+
+    Whole numbers of a narrow range, such as years, get bins of whole numbers, each of as many; numbers of which a few
+    are far larger than the rest, such as prices, get bins of equal ratio (and one for 0); all others bins of equal
+    width. The last bin takes in the largest number.
+
+    Args:
+        finite: (M,) float64, at least one.
+        are_whole: Whether they are integers.
+    """
+    smallest, largest = finite.min(), finite.max()
+    positive = finite[finite > 0]
+    if smallest >= 0 and len(positive) and largest > _SKEWED * np.median(positive):
+        edges = np.geomspace(positive.min(), largest, NUM_BINS + (smallest > 0))
+        return _ascending(edges if smallest > 0 else np.concatenate([[0.0], edges]), smallest, largest)
+    if are_whole and largest - smallest < _LARGEST_WHOLE:
+        step = math.ceil((largest - smallest + 1) / NUM_BINS)
+        return np.arange(smallest, largest + step + 1, step)
+    # halved, so that a range of all that a float holds does not overflow
+    return _ascending(np.linspace(smallest / 2, largest / 2, NUM_BINS + 1) * 2, smallest, largest)
+
+
+def _ascending(edges: np.ndarray, smallest: float, largest: float) -> np.ndarray:
+    """The edges without equal neighbours, exactly from the smallest to the largest number."""
+    edges[0], edges[-1] = smallest, largest
+    edges = np.unique(edges)
+    return edges if len(edges) > 1 else np.array([smallest, np.nextafter(smallest, np.inf)])
 
 
 def _is_list(kind: pa.DataType) -> bool:

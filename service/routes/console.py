@@ -1,6 +1,7 @@
-"""The console: its page, its files, and what it must know to offer filters."""
+"""The console: its page, its files, and what only it asks: filters, scenarios, visitors, and what they did lately."""
 
 import hashlib
+import time
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from service.console.activity import summarize
 from service.console.attributes import describe_attributes
 from service.console.page import STATIC_PATH, ConsoleFiles
 from service.engine.served_bundle import ServedBundle
@@ -16,11 +18,11 @@ from service.http.auth import require
 from service.http.dependencies import ServiceDep
 from service.settings import Settings
 
-# The page loads nothing from elsewhere, and neither is a script nor a style in it.
+# The page loads nothing from elsewhere but the pictures that the catalogue names, and no script or style is in it.
 _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -29,6 +31,8 @@ _PAGE_HEADERS = {
 _FOREVER = "public, max-age=31536000, immutable"
 _ETAG_DIGITS = 32
 _MAX_KEPT = 4
+_NUM_VISITORS = 8
+_MAX_MINUTES = 7 * 24 * 60
 # What the page offers only where the service has it: a word, and the path that it stands for.
 _FEATURES = {
     "hide": "/admin/items/{item_id}/hide",
@@ -121,4 +125,31 @@ def _router(*, wants_key: bool) -> APIRouter:
         served = service.bundles.get(model)
         return JSONResponse(await service.run_blocking(lambda: descriptions.get(served)))
 
+    router.add_api_route("/console/scenarios", _show_scenarios, dependencies=[Depends(require("recommend"))])
+    router.add_api_route("/console/visitors", _find_visitors, dependencies=[Depends(require("admin"))])
+    router.add_api_route("/console/activity", _show_activity, dependencies=[Depends(require("admin"))])
     return router
+
+
+async def _show_scenarios(service: ServiceDep) -> JSONResponse:
+    """All that the scenarios say, as the file has it."""
+    shown = [
+        {**asdict(one.ref), "rules": one.rules.model_dump(mode="json", by_alias=True)} for one in service.scenarios
+    ]
+    return JSONResponse({"scenarios": shown})
+
+
+async def _find_visitors(service: ServiceDep) -> JSONResponse:
+    """Some users who have a history, to look at."""
+    users = await service.recent.users(_NUM_VISITORS)
+    return JSONResponse({"visitors": [{"user_id": name, "events": count} for name, count in users]})
+
+
+async def _show_activity(
+    service: ServiceDep, minutes: Annotated[int, Query(ge=1, le=_MAX_MINUTES)] = 60
+) -> JSONResponse:
+    """What visitors did in the last minutes, as far as the event log still has it."""
+    now = time.time()
+    log = await service.recent.since(now - 60 * minutes)
+    numbers = summarize(log.events, since=log.since, until=now)
+    return JSONResponse({"since": log.since, "until": now, "is_cut": log.is_cut, **numbers})

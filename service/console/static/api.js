@@ -8,6 +8,7 @@ const TIMEOUT_MS = 30_000;
 let key = restoredKey();
 let asking = null;
 let isDeclined = false;
+let wasReached = true;
 
 /** What the service answered instead of what was asked for. */
 export class Problem extends Error {
@@ -47,17 +48,27 @@ async function send(method, path, { body, signal }) {
   if (key) headers.authorization = `Bearer ${key}`;
   const limits = [AbortSignal.timeout(TIMEOUT_MS), ...(signal ? [signal] : [])];
   try {
-    return await fetch(new URL(path, document.baseURI), {
+    const response = await fetch(new URL(path, document.baseURI), {
       method,
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.any(limits),
       cache: "no-store",
     });
+    tellWhetherReached(true);
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    tellWhetherReached(false);
     throw new Problem(0, { code: "unreachable", detail: error.name === "TimeoutError" ? "no answer within 30 s" : "the service does not answer" });
   }
+}
+
+/** Tells the page when the service stops answering, and when it answers again: no part may say "ready" meanwhile. */
+function tellWhetherReached(isReached) {
+  if (isReached === wasReached) return;
+  wasReached = isReached;
+  document.dispatchEvent(new Event(isReached ? "reached" : "unreached"));
 }
 
 /** An id as a part of a path. Browsers take a part that is nothing but dots for another folder, however it is written. */

@@ -4,7 +4,6 @@ import { $, clear, h, later } from "./dom.js";
 import { keep, state } from "./state.js";
 
 const WAIT_MS = 180;
-const EVENT_TYPES = ["click", "view", "like", "add_to_cart", "purchase"];
 const NAMES = { hllm: "HLLM", hatllm: "HatLLM" };
 
 export const nameOf = (kind) => NAMES[kind] ?? kind;
@@ -29,15 +28,9 @@ export function initControls(app) {
     changed(soon);
   });
 
-  clear($("event-type"), EVENT_TYPES.map((type) => h("option", { value: type, selected: type === state.eventType }, type.replaceAll("_", " "))));
-  $("event-type").addEventListener("change", () => {
-    state.eventType = $("event-type").value;
-    keep();
-  });
-
   $("scenario").addEventListener("change", () => {
     state.scenario = $("scenario").value;
-    changed(() => app.refresh());
+    changed(() => app.scenarioChanged());
   });
 
   for (const [id, name] of [["explain", "explain"], ["exclude-seen", "excludeSeen"]]) {
@@ -45,6 +38,14 @@ export function initControls(app) {
     $(id).addEventListener("change", () => {
       state[name] = $(id).checked;
       changed(() => app.refresh());
+    });
+  }
+  for (const radio of document.getElementsByName("shown")) {
+    radio.checked = radio.value === state.shown;
+    radio.addEventListener("change", () => {
+      state.shown = radio.value;
+      keep();
+      app.showChosen();
     });
   }
   // On a phone the controls wait behind a line; with room for them they are always there.

@@ -58,11 +58,12 @@ export function toast(text, kind = "info") {
 }
 
 /** Asks before something is done; resolves to whether it is to be. */
-export function confirmed({ title, text, yes }) {
+export function confirmed({ title, text, yes, isDangerous = false }) {
   const dialog = $("confirm-dialog");
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
   $("confirm-yes").textContent = yes;
+  $("confirm-yes").className = isDangerous ? "danger" : "primary";
   return answerOf(dialog).then((answer) => answer === "yes");
 }
 

@@ -2,7 +2,9 @@
 
 import { $, clear, h, later } from "./dom.js";
 import { controlsChanged } from "./controls.js";
+import { specialAttributes } from "./fields.js";
 import { count, number, value as shown } from "./format.js";
+import { roving } from "./roving.js";
 import { keep, state } from "./state.js";
 import { titleOf } from "./titles.js";
 
@@ -15,6 +17,7 @@ let total = 0;
 
 export function initFilters(app) {
   refresh = () => app.refresh();
+  roving($("filters"), { groups: ".drop", stops: "summary", keys: "horizontal" });
   document.addEventListener("click", (event) => {
     for (const drop of openDrops()) if (!drop.contains(event.target)) drop.open = false;
   });
@@ -31,7 +34,8 @@ const openDrops = () => $("filters").querySelectorAll("details[open]");
 
 /** Offers the attributes of a catalogue; conditions on others are dropped. */
 export function showFilters(catalogue) {
-  attributes = catalogue.attributes.filter((it) => it.kind !== "other" && (it.kind !== "number" || it.smallest !== null));
+  const special = specialAttributes(catalogue.attributes.map(({ name }) => name));
+  attributes = catalogue.attributes.filter((it) => it.kind !== "other" && !special.includes(it.name) && (it.kind !== "number" || it.smallest !== null));
   total = catalogue.num_items;
   const names = new Set(attributes.map(({ name }) => name));
   for (const name of Object.keys(state.filter)) if (!names.has(name)) delete state.filter[name];
@@ -109,13 +113,12 @@ function choice(attribute, { value, count: amount }) {
 function numberFilter(attribute) {
   const soon = later(() => set(attribute.name, read()), WAIT_MS);
   const most = Math.max(...attribute.bins, 1);
-  const width = (attribute.largest - attribute.smallest) / attribute.bins.length;
-  const bars = attribute.bins.map((amount) => h("span", { class: "bin", style: { "--height": amount / most } }));
+  const { edges } = attribute;
+  const bars = attribute.bins.map((amount, at) => h("span", { class: "bin", title: `${number(edges[at])} to ${number(edges[at + 1])}: ${count(amount)}`, style: { "--height": amount / most } }));
   const light = () => {
     const condition = read() ?? {};
     bars.forEach((bar, at) => {
-      const from = attribute.smallest + at * width;
-      bar.classList.toggle("out", from > (condition.lte ?? Infinity) || from + width < (condition.gte ?? -Infinity));
+      bar.classList.toggle("out", edges[at] > (condition.lte ?? Infinity) || edges[at + 1] <= (condition.gte ?? -Infinity));
     });
   };
   const input = (end, bound, text) =>
@@ -139,6 +142,7 @@ function numberFilter(attribute) {
   light();
   return [
     h("div", { class: "bins", "aria-hidden": "true" }, bars),
+    h("div", { class: "bin-ends", "aria-hidden": "true" }, [0, Math.floor(bars.length / 2), bars.length].map((at) => h("span", {}, number(edges[at])))),
     h("div", { class: "range" }, low, h("span", { "aria-hidden": "true" }, "–"), high),
     clearButton(attribute.name),
   ];

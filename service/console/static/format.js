@@ -1,10 +1,13 @@
 // Numbers and times as they are read.
 
-const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+// "min2": four digits stand together, as they may be a year
+const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 2, useGrouping: "min2" });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, maximumFractionDigits: 2, roundingPriority: "lessPrecision" });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
 export const number = (value) => plain.format(value);
+export const rate = (value) => (value && value < 0.01 ? "<0.01" : short.format(value));
+export const money = (value, currency) => new Intl.NumberFormat("en", { style: "currency", currency }).format(value);
 export const count = (value) => (value < 10_000 ? plain.format(value) : compact.format(value));
 export const percent = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(share * 100)} %`;
 

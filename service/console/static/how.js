@@ -9,12 +9,9 @@ const STEPS = ["history", "queue", "encode", "search", "rank"];
 
 /** What stands behind "How this was answered". */
 export function howAnswered(answer, body, app) {
-  const total = Math.max(answer.timing_ms.total, 0.001);
-  const steps = STEPS.map((step) => [step, answer.timing_ms[step] ?? 0]);
-  const rest = total - steps.reduce((sum, [, it]) => sum + it, 0);
-  if (rest > 0) steps.push(["other", rest]);
   const facts = [
     ["recommendation", answer.recommendation_id],
+    ["source", answer.source],
     ["model", answer.model.version],
     ["bundle", answer.bundle],
     ["mode", answer.mode],
@@ -22,21 +19,28 @@ export function howAnswered(answer, body, app) {
     ...(answer.experiment ? [["experiment", `${answer.experiment.name}: ${answer.experiment.arm}`]] : []),
   ];
   return [
-    h(
-      "div",
-      { class: "steps", "aria-hidden": "true" },
-      steps.map(([step, it]) => h("span", { class: `step step-${step}`, style: { "--share": it / total } })),
-    ),
+    ...timeBar(answer.timing_ms),
+    h("dl", { class: "facts" }, facts.map(([name, it]) => [h("dt", {}, name), h("dd", {}, it)])),
+    h("p", { class: "meta" }, "The request"),
+    h("pre", { tabindex: "0", role: "region", "aria-label": `The request to ${nameOf(answer.model.kind)}` }, JSON.stringify(body, null, 1)),
+    has("decisions")
+      ? h("button", { type: "button", onclick: () => app.openDecision(answer.recommendation_id) }, "Decision record")
+      : null,
+  ];
+}
+
+/** A bar of the time of each step, and its legend. */
+export function timeBar(timing) {
+  const total = Math.max(timing.total, 0.001);
+  const steps = STEPS.map((step) => [step, timing[step] ?? 0]);
+  const rest = total - steps.reduce((sum, [, it]) => sum + it, 0);
+  if (rest > 0) steps.push(["other", rest]);
+  return [
+    h("div", { class: "steps", "aria-hidden": "true" }, steps.map(([step, it]) => h("span", { class: `step step-${step}`, style: { "--share": it / total } }))),
     h(
       "ul",
       { class: "step-names" },
       steps.map(([step, it]) => h("li", {}, h("span", { class: `key step-${step}`, "aria-hidden": "true" }), `${step} ${milliseconds(it)}`)),
     ),
-    h("dl", { class: "facts" }, facts.map(([name, it]) => [h("dt", {}, name), h("dd", {}, it)])),
-    h("p", { class: "meta" }, "The request"),
-    h("pre", { tabindex: "0", role: "region", "aria-label": `The request to ${nameOf(answer.model.kind)}` }, JSON.stringify(body, null, 1)),
-    has("decisions")
-      ? h("button", { type: "button", class: "quiet", onclick: () => app.openDecision(answer.recommendation_id) }, "Decision record")
-      : null,
   ];
 }

@@ -2,33 +2,35 @@
 
 import { ask, has, inPath } from "./api.js";
 import { $, clear, confirmed, h, toast } from "./dom.js";
+import { pictureOf, shownField } from "./fields.js";
 import { exclude } from "./filters.js";
-import { value } from "./format.js";
+import { roving } from "./roving.js";
 import { learn, titleOf } from "./titles.js";
 
 const NUM_SIMILAR = 6;
 let shown = null;
 
-/** Opens the dialog of an item; what is clicked there counts for the recommendation that it came from. */
+export const dialogHead = (title) =>
+  h("header", { class: "dialog-head" }, h("h2", { id: "item-title" }, title), h("button", { class: "quiet icon", type: "button", "aria-label": "Close", onclick: () => $("item-dialog").close() }, "×"));
+
+/** Opens the dialog of an item; what is reported there counts for the recommendation that it came from. */
 export async function openItem(app, itemId, recommendationId = null) {
   const dialog = $("item-dialog");
   shown = itemId;
   const body = h("div", { class: "item-dialog-body" }, h("p", { class: "note" }, "Loading"));
-  const close = (then) => () => {
-    dialog.close();
-    then();
-  };
-  const button = (text, then, look = "quiet") => h("button", { type: "button", class: look, onclick: close(then) }, text);
+  const button = (text, then, look = "") =>
+    h("button", { type: "button", class: look, onclick: () => (dialog.close(), then()) }, text);
   clear(
     dialog,
-    h("header", { class: "dialog-head" }, h("h2", { id: "item-title" }, titleOf(itemId)), h("button", { class: "quiet icon", type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
+    dialogHead(titleOf(itemId)),
     body,
     h(
       "div",
       { class: "dialog-actions" },
-      has("hide") ? button("Hide from everybody", () => hide(app, itemId)) : null,
+      has("hide") ? button("Hide from everybody", () => hide(app, itemId), "danger") : null,
       button("Leave out of the lists", () => exclude(itemId)),
-      button("Report a click", () => app.report([itemId], recommendationId), "primary"),
+      button("Click", () => app.report([itemId], "click", recommendationId), "primary"),
+      button("Buy", () => app.report([itemId], "purchase", recommendationId), "primary"),
     ),
   );
   if (!dialog.open) dialog.showModal();
@@ -46,9 +48,19 @@ export async function openItem(app, itemId, recommendationId = null) {
   }
 }
 
+/** What the dialog shows now is no item any more. */
+export function leaveItem() {
+  shown = null;
+}
+
 function about(item) {
-  const rows = [["item id", item.item_id], ...Object.entries(item.fields).filter(([name]) => name !== "title")];
-  return h("dl", { class: "facts" }, rows.map(([name, it]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, value(it))]));
+  const picture = pictureOf(item.fields);
+  const names = Object.keys(item.fields).filter((name) => name !== "title");
+  const rows = [["item id", item.item_id], ...names.map((name) => [name, shownField(name, item.fields)])];
+  return [
+    picture ? h("img", { class: "picture", src: picture, alt: "", referrerpolicy: "no-referrer", onerror: (event) => event.target.remove() }) : null,
+    h("dl", { class: "facts" }, rows.map(([name, it]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, it)])),
+  ];
 }
 
 function alike(app, items) {
@@ -61,35 +73,19 @@ function alike(app, items) {
       h("span", { class: "meta end", title: "cosine of the two embeddings" }, item.score.toFixed(3)),
     );
   };
-  return [h("h3", {}, "Nearest to it"), h("ul", { class: "rows" }, items.map(row))];
+  const list = h("ul", { class: "rows" }, items.map(row));
+  roving(list, { groups: "li" });
+  return [h("h3", {}, "Nearest to it"), list];
 }
 
 async function hide(app, itemId) {
   const text = `${titleOf(itemId)} is not recommended to anybody from now on, by any replica, until it is shown again under Operations.`;
-  if (!(await confirmed({ title: "Hide this item?", text, yes: "Hide" }))) return;
+  if (!(await confirmed({ title: "Hide this item?", text, yes: "Hide", isDangerous: true }))) return;
   try {
     await ask("POST", `admin/items/${inPath(itemId)}/hide`);
     toast(`Hidden: ${titleOf(itemId)}`);
     await app.refresh();
   } catch (error) {
     toast(`Not hidden: ${error.message}`, "error");
-  }
-}
-
-/** Shows what the service wrote down about an answer. */
-export async function openDecision(recommendationId) {
-  const dialog = $("item-dialog");
-  const text = h("pre", { tabindex: "0", role: "region", "aria-label": "The record" }, "Loading");
-  clear(
-    dialog,
-    h("header", { class: "dialog-head" }, h("h2", { id: "item-title" }, "Decision record"), h("button", { class: "quiet icon", type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
-    text,
-  );
-  shown = recommendationId;
-  dialog.showModal();
-  try {
-    text.textContent = JSON.stringify(await ask("GET", `recommendations/${inPath(recommendationId)}`), null, 2);
-  } catch (error) {
-    text.textContent = error.message;
   }
 }

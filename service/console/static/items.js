@@ -1,50 +1,67 @@
 // One recommended item, and what moved between two lists.
 
 import { h } from "./dom.js";
-import { percent, value } from "./format.js";
+import { facts, pictureOf } from "./fields.js";
+import { percent } from "./format.js";
 import { titleOf } from "./titles.js";
 
-const SHOWN_REASONS = 2;
+const SHOWN_REASONS = 4;
 const HUES = [12, 42, 88, 150, 190, 225, 265, 320];
 
-/** Attributes in one line, such as "Headphones · Tessera · price 119.99". */
-export function facts(fields, names) {
-  return names
-    .filter((name) => fields[name] !== undefined)
-    .map((name) => (typeof fields[name] === "string" || Array.isArray(fields[name]) ? value(fields[name]) : `${name} ${value(fields[name])}`))
-    .join(" · ");
-}
-
-/** A list item; `column` knows the kind of model, `previous` is its rank before (0: new, null: nothing to compare). */
-export function itemRow(item, { app, answer, previous, shown }) {
+/** A list item; `previous` is its rank before (0: new, null: nothing to compare with). */
+export function itemRow(item, { app, answer, previous }) {
   const title = item.fields.title ?? item.item_id;
   const names = app.shownAttributes();
   return h(
     "li",
     { class: "item", "data-id": item.item_id },
     h("span", { class: "rank" }, String(item.rank)),
-    h("span", { class: "tile", "aria-hidden": "true", style: { "--hue": hueOf(item.fields[names[0]] ?? title) } }, initial(title)),
+    tile(item.fields, item.fields[names[0]] ?? title, title),
     h(
       "div",
       { class: "item-body" },
-      h("button", { class: "title", type: "button", onclick: () => app.report([item.item_id], answer.recommendation_id) }, title),
-      h("p", { class: "meta" }, facts(item.fields, names)),
-      h("p", { class: "also meta", hidden: true }),
+      h("button", { class: "title", type: "button", onclick: () => app.openItem(item.item_id, answer.recommendation_id) }, title),
+      h("div", { class: "item-marks" }, h("p", { class: "meta" }, facts(item.fields, names)), item.pinned ? mark("pinned") : null, item.boosted ? mark("boosted") : null),
+      because(item.reasons),
     ),
     h(
       "div",
       { class: "item-end" },
-      movement(item.rank, previous),
-      h("span", { class: "score", title: scoreName(item, answer) }, scoreText(item, answer)),
-      h("button", { class: "quiet icon", type: "button", "aria-label": `More about ${title}`, onclick: () => app.openItem(item.item_id, answer.recommendation_id) }, "⋯"),
+      h("div", { class: "numbers" }, movement(item.rank, previous), h("span", { class: "score", title: scoreName(item, answer) }, scoreText(item, answer))),
+      acts(app, item.item_id, title, answer.recommendation_id),
     ),
-    shown ? reasonBars(item.reasons) : null,
   );
 }
 
-/** Reasons as bars: the heaviest few, then how many more there are. */
-export function reasonBars(reasons) {
+/** The buttons that report something of an item. */
+export function acts(app, itemId, title, recommendationId = null) {
+  const act = (text, type) =>
+    h("button", { class: "small", type: "button", "data-act": type, "aria-label": `${text} ${title}`, onclick: () => app.report([itemId], type, recommendationId) }, text);
+  return h("div", { class: "acts" }, act("Click", "click"), act("Buy", "purchase"));
+}
+
+export const mark = (text, look = "") => h("span", { class: `badge ${look}` }, text);
+
+/** The picture of an item, or its first letter on a colour of its kind. */
+function tile(fields, kind, title) {
+  const letter = initial(title);
+  const place = h("span", { class: "tile", "aria-hidden": "true", style: { "--hue": hueOf(kind) } });
+  const picture = pictureOf(fields);
+  // where the picture does not come, the letter does
+  if (picture) place.append(h("img", { src: picture, alt: "", loading: "lazy", referrerpolicy: "no-referrer", onerror: () => place.replaceChildren(letter) }));
+  else place.append(letter);
+  return place;
+}
+
+/** The heaviest reason in a line; all of them when it is opened. */
+function because(reasons) {
   if (!reasons.length) return null;
+  const [first] = reasons;
+  return h("details", { class: "because" }, h("summary", {}, `${percent(first.weight)} because of ${titleOf(first.item_id)}`), reasonBars(reasons));
+}
+
+/** Reasons as bars: the heaviest few, then how many more there are. */
+function reasonBars(reasons) {
   const rest = reasons.slice(SHOWN_REASONS);
   const restShare = rest.reduce((sum, { weight }) => sum + weight, 0);
   return h(
@@ -66,7 +83,7 @@ function bar(text, weight, more = "") {
 }
 
 function movement(rank, previous) {
-  if (previous === null || previous === rank) return h("span", { class: "moved same" });
+  if (previous === null || previous === rank) return null;
   if (previous === 0) return h("span", { class: "moved new" }, "new");
   const isUp = previous > rank;
   const by = Math.abs(previous - rank);

@@ -1,11 +1,15 @@
 // The recommendations: a column for each model that is shown, asked at the same time.
 
 import { ask, isAborted } from "./api.js";
+import { alignRows, compare } from "./compare.js";
 import { nameOf } from "./controls.js";
 import { announce, clear, h, toast } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
 import { howAnswered } from "./how.js";
-import { itemRow, reasonBars } from "./items.js";
+import { itemRow } from "./items.js";
+import { marksOf } from "./marks.js";
+import { roving } from "./roving.js";
+import { sourceLook, sourceName } from "./sources.js";
 import { keep, state } from "./state.js";
 import { learn, learnTitles } from "./titles.js";
 import { inPageRequest, inRequest } from "./visitor.js";
@@ -21,7 +25,6 @@ export class Column {
     this.ranks = null;
     this.running = null;
     this.cursor = null;
-    this.isCommon = false;
     this.element = this.#make();
   }
 
@@ -94,9 +97,9 @@ export class Column {
     this.source = h("span", { class: "badge" });
     this.sub = h("p", { class: "meta" });
     this.notes = h("ul", { class: "warnings" });
-    this.common = h("div", { class: "common" });
+    this.marks = h("div", { class: "marks" });
     this.list = h("ol", { class: "items", "aria-label": `Recommended by ${nameOf(this.kind)}` });
-    this.list.addEventListener("keydown", (event) => this.#move(event));
+    roving(this.list, { groups: "li.item" });
     this.moreButton = h("button", { type: "button", class: "more", onclick: () => this.more(), hidden: true }, "Show more");
     this.how = h("div", { class: "how-body" });
     return h(
@@ -111,7 +114,7 @@ export class Column {
       ),
       this.sub,
       this.notes,
-      this.common,
+      this.marks,
       this.list,
       this.moreButton,
       h("details", { class: "how" }, h("summary", {}, "How this was answered"), this.how),
@@ -133,7 +136,7 @@ export class Column {
       ...(state.scenario && !state.diversity ? {} : { diversity: state.diversity }),
       ...(state.scenario ? { scenario: state.scenario } : {}),
       explain: state.explain,
-      return_fields: ["title", ...this.app.shownAttributes()],
+      return_fields: ["title", ...this.app.shownAttributes(), ...this.app.specialAttributes()],
     };
   }
 
@@ -142,18 +145,14 @@ export class Column {
     this.answer = answer;
     this.element.dataset.answer = answer.recommendation_id;
     this.ranks = new Map(answer.items.map((item) => [item.item_id, item.rank]));
-    const isModel = answer.source === "model";
-    this.source.className = `badge ${isModel ? "good" : "fair"}`;
-    this.source.textContent = answer.source;
+    this.source.className = `badge ${sourceLook(answer)}`;
+    this.source.textContent = sourceName(answer);
+    this.source.title = answer.source;
     const read = answer.history_length ? `read ${plural(answer.history_length, "item")}` : "read no history";
     this.sub.textContent = `${milliseconds(answer.timing_ms.total)} · ${read} · ${answer.bundle}`;
     clear(this.notes, answer.warnings.map((warning) => h("li", {}, warning)));
-    const common = sameReasons(this.kind, answer.items);
-    this.isCommon = common !== null;
-    clear(this.common, common ? [h("p", { class: "meta" }, "The same for every item"), reasonBars(common)] : []);
-    const rows = answer.items.map((item) =>
-      itemRow(item, { app: this.app, answer, previous: before ? (before.get(item.item_id) ?? 0) : null, shown: !common }),
-    );
+    clear(this.marks, marksOf(answer, this.app));
+    const rows = answer.items.map((item) => itemRow(item, { app: this.app, answer, previous: before ? (before.get(item.item_id) ?? 0) : null }));
     replaceMoving(this.list, rows);
     if (!rows.length) this.list.append(h("li", { class: "empty" }, "Nothing in the catalogue is admissible. Loosen the filters."));
     this.#goOn(answer.next_cursor ?? null, body.paginate ? answer.next_cursor !== null : rows.length === body.k);
@@ -165,10 +164,11 @@ export class Column {
       learn(item.item_id, item.fields);
       this.ranks.set(item.item_id, item.rank);
     }
-    const rows = page.items.map((item) => itemRow(item, { app: this.app, answer: page, previous: null, shown: !this.isCommon }));
+    const rows = page.items.map((item) => itemRow(item, { app: this.app, answer: page, previous: null }));
     this.list.append(...rows);
     this.#goOn(page.next_cursor, page.next_cursor !== null);
     announce(page.next_cursor ? plural(rows.length, "more item") : `${plural(rows.length, "more item")}. That is all.`);
+    alignRows(this.app.columns);
     compare(this.app.columns);
   }
 
@@ -184,38 +184,11 @@ export class Column {
     this.source.textContent = error.code ?? "failed";
     this.sub.textContent = "";
     clear(this.notes);
-    clear(this.common);
+    clear(this.marks);
     clear(this.how);
     this.#goOn(null, false);
     const again = h("button", { type: "button", onclick: () => this.app.refresh() }, "Try again");
     clear(this.list, h("li", { class: "empty", role: "alert" }, h("p", {}, error.message), again));
-  }
-
-  /** Arrow keys go from item to item. */
-  #move(event) {
-    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
-    const titles = [...this.list.querySelectorAll("button.title")];
-    const at = titles.indexOf(document.activeElement);
-    if (at < 0) return;
-    titles[Math.min(Math.max(at + (event.key === "ArrowDown" ? 1 : -1), 0), titles.length - 1)].focus();
-    event.preventDefault();
-  }
-}
-
-/** Says of each item where the other columns have it. */
-export function compare(columns) {
-  const orders = columns.map(({ answer }) => answer?.items.map((item) => item.item_id).join());
-  const isOneList = new Set(orders).size < 2; // as of popular items: saying so of each is noise
-  for (const column of columns) {
-    const others = isOneList ? [] : columns.filter((it) => it !== column && it.answer);
-    for (const row of column.list.querySelectorAll("li.item")) {
-      const found = others
-        .filter((other) => other.ranks.has(row.dataset.id))
-        .map((other) => `#${other.ranks.get(row.dataset.id)} in ${nameOf(other.kind)}`);
-      const also = row.querySelector(".also");
-      also.hidden = !found.length;
-      also.textContent = found.length ? `also ${found.join(", ")}` : "";
-    }
   }
 }
 
@@ -247,11 +220,11 @@ function replaceMoving(list, rows) {
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   const focusedRow = focused?.closest("li");
   const focusedAt = focusedRow ? [...list.children].indexOf(focusedRow) : -1;
-  const isEnd = focused?.closest(".item-end") !== null;
+  const act = focused?.dataset.act;
   list.replaceChildren(...rows);
   if (focusedRow) {
     const row = rows.find((it) => it.dataset.id === focusedRow.dataset.id) ?? rows[Math.min(focusedAt, rows.length - 1)];
-    row?.querySelector(focused && isEnd && row.dataset.id === focusedRow.dataset.id ? ".item-end button" : "button.title")?.focus({ preventScroll: true });
+    row?.querySelector(act ? `[data-act="${act}"]` : "button.title")?.focus({ preventScroll: true });
   }
   if (!before.size || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   for (const row of rows) {

@@ -1,17 +1,26 @@
 // Puts the parts together.
 
+import { readAddress, writeAddress } from "./address.js";
 import { ask, askForKey, has, wantsKey } from "./api.js";
+import { alignRows, compare, initCompare } from "./compare.js";
 import { initControls, showModels, showScenarios, shownKinds } from "./controls.js";
 import { $, clear, h, toast } from "./dom.js";
+import { specialAttributes } from "./fields.js";
 import { count, plural } from "./format.js";
 import { initFilters, showFilters } from "./filters.js";
-import { openDecision, openItem } from "./item.js";
-import { Column, announceLists, compare } from "./lists.js";
-import { checkHealth, initOperations, showBundles, watchOperations } from "./operations.js";
-import { openUser, state } from "./state.js";
+import { initHistory } from "./history.js";
+import { openItem } from "./item.js";
+import { initKeys } from "./keys.js";
+import { Column, announceLists } from "./lists.js";
+import { checkHealth, initOperations, showBundles, showHealthOf, watchOperations } from "./operations.js";
+import { openDecision } from "./record.js";
+import { findSamples, initSamples } from "./samples.js";
+import { showScenarioPage } from "./scenarios.js";
 import { initSearch } from "./search.js";
-import { offerQuickStarts } from "./quick_starts.js";
-import { initVisitor, loadHistory, report } from "./visitor.js";
+import { keep, openUser, state } from "./state.js";
+import { initTheme } from "./theme_button.js";
+import { initQuickStarts, offerQuickStarts, startAnywhere } from "./quick_starts.js";
+import { initVisitor, loadHistory, report, show } from "./visitor.js";
 import { showWhy } from "./why.js";
 
 const HEALTH_MS = 15_000;
@@ -22,15 +31,27 @@ const app = {
   version: "",
   experiment: null,
   catalogue: null,
+  scenarios: [],
   columns: [],
   isStarted: false,
 
   /** Attributes worth a place in a list: two of words that tell kinds of things apart, and a number. */
   shownAttributes() {
     const attributes = this.catalogue?.attributes ?? [];
-    const words = attributes.filter(({ kind, values }) => kind === "words" && values.length).sort(byPromise);
+    const special = this.specialAttributes();
+    const words = attributes.filter(({ name, kind, values }) => kind === "words" && values.length && !special.includes(name)).sort(byPromise);
     const numbers = attributes.filter(({ kind, smallest }) => kind === "number" && smallest !== null).sort(byPromise);
     return [...words.slice(0, 2), ...numbers.slice(0, 1)].map(({ name }) => name);
+  },
+
+  /** Pictures and currencies: no words of a line, but part of how an item is shown. */
+  specialAttributes() {
+    return specialAttributes(this.catalogue?.attributes.map(({ name }) => name) ?? []);
+  },
+
+  /** The scenario that made an answer, with its rules; undefined where there was none. */
+  scenarioOf(answer) {
+    return this.scenarios.find(({ name, version }) => name === answer.scenario?.name && version === answer.scenario.version);
   },
 
   /** Asks every shown model anew. */
@@ -47,15 +68,39 @@ const app = {
   },
 
   /** Reports items, reads the history again and asks anew. */
-  async report(itemIds, recommendationId = null) {
-    if (!(await report(itemIds, recommendationId))) return;
+  async report(itemIds, type, recommendationId = null) {
+    if (!(await report(itemIds, type, recommendationId))) return;
     await Promise.all([loadHistory(), this.refresh()]);
+  },
+
+  showUser: show,
+
+  /** Another visitor is looked at: the address names them. */
+  visitorChanged() {
+    if (readAddress().view === "recommend") writeAddress(place(), { isStep: true });
+  },
+
+  scenarioChanged() {
+    writeAddress(place());
+    return this.refresh();
   },
 
   /** Draws what is about all lists anew. */
   listsChanged() {
+    alignRows(this.columns);
     compare(this.columns);
-    showWhy(this.columns);
+    this.showChosen();
+  },
+
+  /** The lists, or the heat maps: where there are none, the lists. */
+  showChosen() {
+    const hasMaps = this.columns.some((column) => column.answer?.items[0]?.reasons.length);
+    const isWhy = hasMaps && state.shown === "why";
+    document.querySelector('input[name="shown"][value="why"]').disabled = !hasMaps;
+    for (const radio of document.getElementsByName("shown")) radio.checked = (radio.value === "why") === isWhy;
+    $("lists").hidden = isWhy;
+    $("why").hidden = !isWhy;
+    if (isWhy) showWhy(this.columns); // it asks for more lists, so only where somebody looks
   },
 
   forget() {
@@ -92,11 +137,18 @@ const app = {
     }
     showModels(this);
     showBundles();
-    if (has("scenarios")) showScenarios((await ask("GET", "scenarios")).scenarios);
+    if (has("scenarios")) await this.readScenarios();
     if (!areOthers) return;
     this.columns = [];
     this.showColumns();
     await this.refresh();
+  },
+
+  async readScenarios() {
+    this.scenarios = (await ask("GET", "console/scenarios")).scenarios;
+    $("to-scenarios").hidden = !this.scenarios.length;
+    showScenarios(this.scenarios);
+    showScenarioPage(this);
   },
 
   /** After a swap: every list may be another. */
@@ -119,74 +171,90 @@ const shapeOf = (models) => JSON.stringify(Object.entries(models).map(([kind, { 
 
 const nothingLive = () => h("p", { class: "card empty" }, "No bundle is live in the store. Run offline.reindex, then reload under Operations.");
 
+/** Whose lists are shown, for the address. */
+const place = () => ({ user: state.who === "user" ? state.userId : null, scenario: state.scenario });
+
+const VIEWS = { recommend: "Hatstand", scenarios: "Scenarios · Hatstand", operations: "Operations · Hatstand" };
+
+/** Shows what the address names. */
 function route() {
-  const isOperations = location.hash === "#operations";
-  $("view-recommend").hidden = isOperations;
-  $("view-operations").hidden = !isOperations;
-  for (const [id, isHere] of [["to-recommend", !isOperations], ["to-operations", isOperations]]) {
-    if (isHere) $(id).setAttribute("aria-current", "page");
-    else $(id).removeAttribute("aria-current");
+  const { view, user, scenario } = readAddress();
+  for (const name of Object.keys(VIEWS)) {
+    $(`view-${name}`).hidden = name !== view;
+    if (name === view) $(`to-${name}`).setAttribute("aria-current", "page");
+    else $(`to-${name}`).removeAttribute("aria-current");
   }
-  document.title = isOperations ? "Operations · Hatstand" : "Hatstand";
-  watchOperations(isOperations);
+  document.title = VIEWS[view];
+  watchOperations(view === "operations");
+  if (view !== "recommend" || !app.isStarted) return;
+  const isOther = user !== null && (user !== state.userId || state.who !== "user");
+  if (scenario !== null && scenario !== state.scenario) chooseScenario(scenario);
+  else if (!isOther) app.showChosen();
+  if (isOther) show(user);
+  else writeAddress(place());
 }
 
-const THEMES = [["", "as the system has it"], ["light", "light"], ["dark", "dark"]];
-
-function initTheme() {
-  const button = $("theme-button");
-  const show = () => {
-    const theme = document.documentElement.dataset.theme ?? "";
-    button.setAttribute("aria-label", `Theme: ${THEMES.find(([it]) => it === theme)[1]}`);
-    button.title = button.getAttribute("aria-label");
-  };
-  button.addEventListener("click", () => {
-    const at = THEMES.findIndex(([it]) => it === (document.documentElement.dataset.theme ?? ""));
-    const [next] = THEMES[(at + 1) % THEMES.length];
-    if (next) document.documentElement.dataset.theme = next;
-    else delete document.documentElement.dataset.theme;
-    try {
-      localStorage.setItem("hatstand.theme", next);
-    } catch {
-      // it holds until the page is left
-    }
-    show();
-  });
-  show();
+function chooseScenario(name) {
+  state.scenario = app.scenarios.some((it) => it.name === name) ? name : "";
+  keep();
+  $("scenario").value = state.scenario;
+  app.refresh();
 }
 
 async function begin() {
+  const asked = readAddress();
+  const isFirst = !state.recentUsers.length && asked.user === null;
+  if (asked.user !== null) openUser(asked.user);
+  if (asked.scenario !== null) state.scenario = asked.scenario;
   initTheme();
+  initSamples(app);
+  initQuickStarts();
   initVisitor(app);
+  initHistory(app);
   initControls(app);
   initFilters(app);
   initSearch(app);
+  initCompare(app);
+  initKeys();
   initOperations(app);
   addEventListener("hashchange", route);
-  document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the address says which view it is
-    $("main").focus();
-  });
+  initSkips();
   $("key-button").hidden = !wantsKey;
   $("key-button").addEventListener("click", async () => {
-    if (await askForKey()) await start();
+    if (await askForKey()) await start(isFirst);
   });
-  setInterval(() => document.hidden || location.hash === "#operations" || checkHealth(), HEALTH_MS);
+  document.addEventListener("reached", checkHealth);
+  document.addEventListener("unreached", () => showHealthOf("unreachable"));
+  setInterval(() => document.hidden || !$("view-operations").hidden || checkHealth(), HEALTH_MS);
   route();
   checkHealth();
-  openUser(state.userId);
-  await start();
+  await start(isFirst);
 }
 
-async function start() {
+/** The links that skip; the address says which view it is, so they are no addresses. */
+function initSkips() {
+  for (const [link, target] of [[document.querySelector(".skip"), "main"], [$("skip-to-lists"), "lists"]]) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const title = target === "lists" ? $("lists").querySelector('button.title[tabindex="0"]') : null;
+      (title ?? $(target)).focus();
+    });
+  }
+}
+
+async function start(isFirst) {
   try {
     await app.readService();
     app.showColumns();
     app.isStarted = true;
+    const sample = await findSamples();
+    if (isFirst && sample) openUser(sample.user_id);
+    if (readAddress().view === "recommend") writeAddress(place());
     await Promise.all([loadHistory(), app.refresh()]);
+    if (isFirst && !sample) await startAnywhere(app);
   } catch (error) {
     toast(error.message, "error");
-    const again = h("button", { type: "button", onclick: start }, "Try again");
+    const again = h("button", { type: "button", onclick: () => start(isFirst) }, "Try again");
     clear($("lists"), h("div", { class: "card empty", role: "alert" }, h("p", {}, error.message), again));
   }
 }

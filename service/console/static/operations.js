@@ -5,8 +5,9 @@ import { nameOf } from "./controls.js";
 import { $, clear, confirmed, h, toast } from "./dom.js";
 import { number, plural } from "./format.js";
 import { total, valuesOf } from "./metrics.js";
+import { makeNumbers, readNumbers, showClicks } from "./numbers.js";
 import { learnTitles, titleOf } from "./titles.js";
-import { EVERY_MS, forgetReadings, latest, makeTiles, noteMetrics } from "./traffic.js";
+import { EVERY_MS, forgetReadings, latest, makeTiles, makeWindowChoice, noteMetrics } from "./traffic.js";
 
 const HEALTH_WORDS = { ready: "ready", degraded: "degraded", not_ready: "not ready", unreachable: "unreachable" };
 
@@ -18,11 +19,13 @@ export function initOperations(theApp) {
   clear(
     $("view-operations"),
     h("h1", { class: "visually-hidden" }, "Operations"),
+    h("div", { class: "window" }, makeWindowChoice(), h("p", { id: "window-note", class: "note" })),
     h("div", { class: "tiles" }, makeTiles()),
-    h("p", { id: "window-note", class: "note" }),
     h(
       "div",
       { class: "boards" },
+      makeNumbers(app),
+      board("clicks", "What lists lead to"),
       board("bundles", "Live bundles", h("button", { id: "reload", type: "button", onclick: reload }, "Reload")),
       board("health-board", "Health"),
       board("stages", "Where the time goes"),
@@ -42,6 +45,7 @@ export function watchOperations(isShown) {
   timer = 0;
   if (!isShown) return;
   forgetReadings();
+  readNumbers({ isForced: true });
   read();
   showBundles();
   showHidden();
@@ -62,10 +66,14 @@ export async function checkHealth() {
   } catch {
     // unreachable it is
   }
-  const pill = $("health");
-  pill.dataset.status = status;
-  $("health-word").textContent = HEALTH_WORDS[status] ?? status;
+  showHealthOf(status);
   return { status, checks, refused };
+}
+
+/** The word in the bar. */
+export function showHealthOf(status) {
+  $("health").dataset.status = status;
+  $("health-word").textContent = HEALTH_WORDS[status] ?? status;
 }
 
 async function read() {
@@ -77,6 +85,8 @@ async function read() {
   }
   const isFirst = latest() === null;
   noteMetrics(answer.text);
+  showClicks(latest());
+  readNumbers();
   const known = Object.values(app.models).map(({ bundle }) => bundle);
   const live = valuesOf(latest(), "hatstand_bundle_info", "bundle");
   // The service swaps by itself when a bundle is published.
@@ -116,7 +126,7 @@ export async function showBundles() {
         { class: "meta" },
         [`model ${it.model}`, plural(it.items, "item"), it.modes.join(", "), recall(kind) === null ? null : `index recall ${number(recall(kind))}`].filter(Boolean).join(" · "),
       ),
-      h("button", { class: "quiet", type: "button", "aria-label": `Roll back ${nameOf(kind)}`, onclick: () => rollBack(kind) }, "Roll back"),
+      h("button", { class: "danger", type: "button", "aria-label": `Roll back ${nameOf(kind)}`, onclick: () => rollBack(kind) }, "Roll back"),
     );
   clear($("bundles"), kinds.length ? h("ul", { class: "bundles" }, kinds.map(row)) : h("p", { class: "note" }, "No bundle is live: run offline.reindex."), versionLine());
 }
@@ -131,7 +141,7 @@ async function reload() {
 
 async function rollBack(kind) {
   const text = `The bundle that was live before ${app.models[kind].bundle} answers again, in this service and, by the store's pointer, in every other.`;
-  if (await confirmed({ title: `Roll back ${nameOf(kind)}?`, text, yes: "Roll back" })) await change("admin/rollback", { model: kind });
+  if (await confirmed({ title: `Roll back ${nameOf(kind)}?`, text, yes: "Roll back", isDangerous: true })) await change("admin/rollback", { model: kind });
 }
 
 async function change(path, body) {
@@ -156,7 +166,7 @@ async function showHidden() {
     const itemIds = answer.items.map((it) => it.item_id);
     await learnTitles(itemIds);
     const row = (itemId) =>
-      h("li", { class: "row-item" }, h("span", { class: "title" }, titleOf(itemId)), h("button", { class: "quiet", type: "button", "aria-label": `Show ${titleOf(itemId)} again`, onclick: () => showAgain(itemId) }, "Show again"));
+      h("li", { class: "row-item" }, h("span", { class: "title" }, titleOf(itemId)), h("button", { class: "small", type: "button", "aria-label": `Show ${titleOf(itemId)} again`, onclick: () => showAgain(itemId) }, "Show again"));
     const numMore = answer.total - itemIds.length;
     clear(
       place,

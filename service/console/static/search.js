@@ -2,8 +2,10 @@
 
 import { ask, isAborted } from "./api.js";
 import { $, clear, h, later } from "./dom.js";
+import { facts } from "./fields.js";
 import { plural } from "./format.js";
-import { facts } from "./items.js";
+import { acts } from "./items.js";
+import { roving } from "./roving.js";
 import { learn } from "./titles.js";
 
 const LIMIT = 20;
@@ -42,12 +44,13 @@ export function initSearch(app) {
 
   function row({ item_id, fields }) {
     learn(item_id, fields);
+    const title = fields.title ?? item_id;
     return h(
       "li",
       { class: "row-item" },
-      h("button", { class: "title", type: "button", onclick: () => app.report([item_id]) }, fields.title ?? item_id),
+      h("button", { class: "title", type: "button", onclick: () => app.openItem(item_id) }, title),
       h("span", { class: "meta" }, facts(fields, app.shownAttributes())),
-      h("button", { class: "quiet icon", type: "button", "aria-label": `More about ${fields.title ?? item_id}`, onclick: () => app.openItem(item_id) }, "⋯"),
+      acts(app, item_id, title),
     );
   }
 
@@ -63,18 +66,5 @@ export function initSearch(app) {
       event.preventDefault();
     }
   });
-  results.addEventListener("keydown", (event) => {
-    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
-    const titles = [...results.querySelectorAll("button.title")];
-    const at = titles.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
-    (at < 0 ? input : (titles[at] ?? document.activeElement)).focus();
-    event.preventDefault();
-  });
-  document.addEventListener("keydown", (event) => {
-    const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
-    if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    event.preventDefault();
-    location.hash = "#recommend";
-    input.focus();
-  });
+  roving(results, { groups: "li", leave: () => input.focus() });
 }

@@ -1,4 +1,5 @@
-// What the visitor of this page has chosen; it survives a reload of the tab and nothing more.
+// What the visitor of this page has chosen; it survives a reload of the tab and nothing more. Whether clicks are stored
+// does not even survive that: the page always begins with the preview.
 
 const STORED = "hatstand.console";
 const MAX_RECENT = 20;
@@ -16,18 +17,18 @@ const defaults = () => ({
   diversity: 0,
   explain: true,
   excludeSeen: true,
-  eventType: "click",
+  shown: "lists",
   filter: {},
   excluded: [],
   scenario: "",
 });
 
-export const state = Object.assign(defaults(), restored());
+export const state = Object.assign(defaults(), restored(), { isLive: false });
 
 /** Keeps the state; call it after every change. */
 export function keep() {
   try {
-    sessionStorage.setItem(STORED, JSON.stringify(state));
+    sessionStorage.setItem(STORED, JSON.stringify({ ...state, isLive: undefined }));
   } catch {
     // storage is off or full: the page works, and forgets
   }
@@ -39,6 +40,7 @@ export function newUserId() {
 
 /** Opens a user, and remembers it among the recent ones. */
 export function openUser(userId) {
+  state.who = "user";
   state.userId = userId;
   state.recentUsers = [userId, ...state.recentUsers.filter((it) => it !== userId)].slice(0, MAX_RECENT);
   keep();

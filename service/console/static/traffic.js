@@ -4,6 +4,7 @@ import { sparkline } from "./charts.js";
 import { nameOf } from "./controls.js";
 import { $, clear, h } from "./dom.js";
 import { count, number, percent, seconds } from "./format.js";
+import { ORDINARY_REASON } from "./sources.js";
 import { growth, observed, parse, quantile, total, valuesOf } from "./metrics.js";
 
 export const EVERY_MS = 3_000;
@@ -24,6 +25,17 @@ const TILES = [
 
 let readings = [];
 let tiles = {};
+let isSinceStart = false;
+
+/** The choice of the time that the numbers are of. */
+export function makeWindowChoice() {
+  const choose = (event) => {
+    isSinceStart = event.target.value === "start";
+    if (readings.length) showNumbers();
+  };
+  const options = [["minute", "the last minute"], ["start", "since the service started"]].map(([value, text]) => h("option", { value }, text));
+  return h("label", { class: "range-label" }, h("span", { class: "visually-hidden" }, "Time of the traffic"), h("select", { id: "window", onchange: choose }, options));
+}
 
 /** The tiles, empty. */
 export function makeTiles() {
@@ -50,17 +62,17 @@ function tile(title, note) {
   const value = h("p", { class: "tile-value" }, "–");
   const chart = h("div", { class: "tile-chart" });
   const element = h("section", { class: "card stat", "aria-label": title }, h("h2", {}, title), value, chart, h("p", { class: "meta" }, note));
-  return { element, value, chart, series: [] };
+  return { element, value, chart, note: element.lastChild, series: [] };
 }
 
 function showNumbers() {
   const now = readings.at(-1);
-  const first = readings.length > 1 ? readings[0] : null;
+  const first = readings.length > 1 && !isSinceStart ? readings[0] : null;
   const last = readings.at(-2) ?? null;
   const window = first ? Math.round((now.at - first.at) / 1_000) : 0;
   $("window-note").textContent = first
     ? `Numbers are of the last ${window} s, lines of every ${EVERY_MS / 1_000} s; this replica alone.`
-    : "Numbers are since the service started, until there is a window to look at.";
+    : `Numbers are since the service started${isSinceStart ? "" : ", until there is a window to look at"}; this replica alone.`;
   const sinceFirst = numbers(first, now);
   const sinceLast = last ? numbers(last, now) : null;
   const put = (name, text) => {
@@ -75,6 +87,7 @@ function showNumbers() {
   put("p99", seconds(sinceFirst.p99));
   put("queue", sinceFirst.queue === null ? "–" : count(sinceFirst.queue));
   put("fallbacks", sinceFirst.fallbacks === null ? "–" : percent(sinceFirst.fallbacks));
+  tiles.fallbacks.note.textContent = sinceFirst.ordinary ? `of lists; ${percent(sinceFirst.ordinary)} are popular items for new visitors` : "of lists";
   put("errors", sinceFirst.errors === null ? "–" : percent(sinceFirst.errors));
   showStages(first?.samples ?? null, now.samples);
   showRoutes(first?.samples ?? null, now.samples);
@@ -86,6 +99,7 @@ function numbers(before, after) {
   const latency = observed(from, after.samples, HTTP, RECOMMEND);
   const answers = growth(from, after.samples, "hatstand_recommendations_total");
   const byModel = growth(from, after.samples, "hatstand_recommendations_total", { source: "model" });
+  const ordinary = growth(from, after.samples, "hatstand_fallbacks_total", { reason: ORDINARY_REASON });
   const requests = growth(from, after.samples, `${HTTP}_count`);
   const failed = valuesOf(after.samples, `${HTTP}_count`, "status")
     .filter((status) => status === "429" || status >= "500")
@@ -95,7 +109,8 @@ function numbers(before, after) {
     p50: quantile(latency, 0.5),
     p99: quantile(latency, 0.99),
     queue: total(after.samples, "hatstand_queue_users"),
-    fallbacks: answers ? (answers - byModel) / answers : null,
+    fallbacks: answers ? Math.max(answers - byModel - ordinary, 0) / answers : null,
+    ordinary: answers ? ordinary / answers : null,
     errors: requests ? failed / requests : null,
   };
 }
@@ -137,12 +152,15 @@ function showRoutes(before, after) {
     .filter(({ amount }) => amount > 0)
     .sort((a, b) => b.amount - a.amount)
     .slice(0, MAX_ROUTES);
-  const row = ({ route, amount, p50, p99 }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, route)), h("td", {}, count(amount)), h("td", {}, seconds(p50)), h("td", {}, seconds(p99)));
+  const row = ({ route, amount, p50, p99 }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, breakable(route))), h("td", {}, count(amount)), h("td", {}, seconds(p50)), h("td", {}, seconds(p99)));
   const head = h("tr", {}, ["route", "requests", "p50", "p99"].map((name) => h("th", { scope: "col" }, name)));
   clear(
     $("routes"),
     routes.length
-      ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Requests by route" }, h("table", { class: "plain" }, h("thead", {}, head), h("tbody", {}, routes.map(row))))
+      ? h("table", { class: "plain", "aria-label": "Requests by route" }, h("thead", {}, head), h("tbody", {}, routes.map(row)))
       : h("p", { class: "note" }, "No request in this window."),
   );
 }
+
+/** A path that may be broken before each part, and nowhere else. */
+const breakable = (path) => path.split(/(?=\/)/).flatMap((part, at) => (at ? [h("wbr"), part] : [part]));

@@ -1,26 +1,40 @@
-// Who is looked at: a user or a session with a stored history, or a history that travels with the request.
+// Who is looked at: a user or a session with a stored history, or a history that travels with the request; and what
+// becomes of a click. In the preview it stays in this page, as the end of the history that is sent with each request;
+// live it is an event in the stored history of the user or session.
 
 import { ask, has, inPath, isAborted } from "./api.js";
-import { $, clear, confirmed, h, toast } from "./dom.js";
-import { ago, count, plural } from "./format.js";
+import { $, clear, h, toast } from "./dom.js";
+import { plural } from "./format.js";
+import { showHistory } from "./history.js";
 import { showQuickStarts } from "./quick_starts.js";
-import { addToHistory, keep, newSessionId, newUserId, openUser, randomWord, state } from "./state.js";
-import { learnTitles, titleOf } from "./titles.js";
+import { showSamples } from "./samples.js";
+import { addToHistory, keep, newUserId, openUser, randomWord, state } from "./state.js";
+import { learnTitles } from "./titles.js";
 
-const MAX_SHOWN = 40;
+const MAX_LEARNT = 40;
+const ORIGIN = "console";
 const NOTES = {
   user: "Nothing is known of this user yet.",
   session: "A visitor who is not known yet: events stay with the session until it is merged into a user.",
   history: "The history is in each request, and the service keeps none of it.",
 };
+const LIVE_NOTES = {
+  preview: "Clicks stay in this page. Nothing is stored.",
+  live: "Clicks are stored in this visitor's history, marked as the console's.",
+};
 
-/** The history as the page knows it, oldest first: {item_id, type, timestamp}. */
+/** The history as the page knows it, oldest first: {item_id, type, timestamp}; previewed events have isPreview. */
 export let history = [];
 
 let app = null;
+let stored = [];
+let previewed = [];
 let reported = [];
 let mayRead = true;
 let token = null;
+
+export const isKept = () => state.who !== "history";
+export const isReadable = () => mayRead;
 
 export function initVisitor(theApp) {
   app = theApp;
@@ -30,31 +44,54 @@ export function initVisitor(theApp) {
     radio.closest("label").hidden = radio.value === "session" && !has("sessions");
     radio.addEventListener("change", () => open(radio.value));
   }
+  for (const radio of liveRadios()) radio.addEventListener("change", () => setLive(radio.value === "live"));
   $("user-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const userId = $("user-id").value.trim();
-    if (!userId) return;
-    openUser(userId);
-    open("user");
+    if (userId) show(userId);
   });
-  $("new-user").addEventListener("click", () => {
-    openUser(newUserId());
-    open("user");
-  });
+  $("new-user").addEventListener("click", () => show(newUserId()));
+  showLive();
 }
 
 const radios = () => document.getElementsByName("who");
-const isKept = () => state.who !== "history";
+const liveRadios = () => document.getElementsByName("live");
+
+/** Opens a user, and puts them into the address. */
+export function show(userId) {
+  openUser(userId);
+  return open("user");
+}
+
+async function setLive(isLive) {
+  state.isLive = isLive;
+  const numDropped = previewed.length;
+  previewed = [];
+  showLive();
+  if (!numDropped) return;
+  toast(`${plural(numDropped, "previewed event")} dropped: from now on ${isLive ? "clicks are stored" : "nothing is stored"}.`);
+  combine();
+  await app.refresh();
+}
+
+function showLive() {
+  for (const radio of liveRadios()) radio.checked = (radio.value === "live") === state.isLive;
+  $("live-switch").hidden = !isKept();
+  $("who").classList.toggle("is-live", state.isLive && isKept());
+  $("live-note").textContent = isKept() ? LIVE_NOTES[state.isLive ? "live" : "preview"] : "";
+}
 
 /** Whose history is stored: the name of the field, and the id. */
 const owner = () => (state.who === "session" ? ["session_id", state.sessionId] : ["user_id", state.userId]);
-const ownerPath = () => (state.who === "session" ? `sessions/${inPath(state.sessionId)}` : `users/${inPath(state.userId)}`);
-const whom = () => (state.who === "session" ? "this session" : "this user");
+export const ownerId = () => owner()[1];
+export const ownerPath = () => (state.who === "session" ? `sessions/${inPath(state.sessionId)}` : `users/${inPath(state.userId)}`);
 
 /** What a request says of the visitor. */
 export function inRequest() {
-  if (!isKept()) return { history: state.history.map(({ item_id, timestamp }) => ({ item_id, timestamp })) };
+  const asSent = (entries) => entries.map(({ item_id, timestamp, type }) => ({ item_id, timestamp, type }));
+  if (!isKept()) return { history: asSent(state.history) };
   const [field, id] = owner();
+  if (previewed.length) return { [field]: id, history: asSent(history) };
   return { [field]: id, ...(token ? { min_event_token: token } : {}) };
 }
 
@@ -66,13 +103,16 @@ export function inPageRequest() {
 }
 
 /** Looks at another visitor: nothing of the one before is shown. */
-async function open(who = state.who) {
+export async function open(who = state.who) {
   state.who = who;
   keep();
   for (const radio of radios()) radio.checked = radio.value === who;
+  stored = [];
+  previewed = [];
   reported = [];
   token = null;
   app.forget();
+  app.visitorChanged();
   await loadHistory();
   await app.refresh();
 }
@@ -80,43 +120,56 @@ async function open(who = state.who) {
 /** Reads the history, from the service or, where the key may not, from what this page has reported. */
 export async function loadHistory() {
   const path = ownerPath();
-  if (!isKept()) history = state.history.map((entry) => ({ type: "click", ...entry }));
-  else if (mayRead) {
+  if (isKept() && mayRead) {
     try {
       const answer = await ask("GET", path);
       if (path !== ownerPath() || !isKept()) return;
-      history = answer.history;
+      stored = answer.history;
     } catch (error) {
       if (isAborted(error)) return;
       mayRead = error.status !== 403;
-      history = reported;
+      stored = reported;
     }
-  } else history = reported;
-  show();
-  await learnTitles(history.slice(-MAX_SHOWN).map((event) => event.item_id));
-  show();
+  } else stored = reported;
+  combine();
+  await learnTitles(history.slice(-MAX_LEARNT).map((event) => event.item_id));
+  showVisitor();
 }
 
-/** Reports that the visitor met items. Resolves to whether they were taken. */
-export async function report(itemIds, recommendationId = null) {
+function combine() {
+  history = isKept() ? [...stored, ...previewed] : state.history.map((entry) => ({ type: "click", ...entry }));
+  showVisitor();
+}
+
+function showVisitor() {
+  showLive();
+  $("user-form").hidden = state.who !== "user";
+  $("user-id").value = state.userId;
+  clear($("recent-users"), state.recentUsers.map((userId) => h("option", { value: userId })));
+  $("who-note").textContent = state.who === "user" && history.length ? "" : NOTES[state.who];
+  showSamples(state.who === "user");
+  showQuickStarts(history.length === 0);
+  showHistory();
+}
+
+/** Takes what a visitor did: into this page, or as events. Resolves to whether the lists may change. */
+export async function report(itemIds, type, recommendationId = null) {
   const timestamp = Math.floor(Date.now() / 1_000);
-  if (!isKept()) {
-    addToHistory(itemIds.map((itemId) => ({ item_id: itemId, timestamp, type: state.eventType })));
-    return true;
-  }
+  const entries = itemIds.map((itemId) => ({ item_id: itemId, timestamp, type }));
+  if (!isKept()) addToHistory(entries);
+  else if (state.isLive) return send(entries, recommendationId);
+  else previewed = [...previewed, ...entries.map((entry) => ({ ...entry, isPreview: true }))];
+  combine();
+  return true;
+}
+
+async function send(entries, recommendationId) {
   const [field, id] = owner();
-  const events = itemIds.map((itemId) => ({
-    [field]: id,
-    event_id: newEventId(),
-    item_id: itemId,
-    type: state.eventType,
-    timestamp,
-    ...(recommendationId ? { recommendation_id: recommendationId } : {}),
-  }));
+  const events = entries.map((entry) => ({ ...asEvent(entry, field, id), ...(recommendationId ? { recommendation_id: recommendationId } : {}) }));
   try {
     const answer = await ask("POST", "events", { body: { events } });
     token = answer.event_token;
-    reported = [...reported, ...events].slice(-MAX_SHOWN);
+    reported = [...reported, ...events].slice(-MAX_LEARNT);
     for (const problem of answer.rejected) toast(`An event was not taken: ${problem.detail}`, "error");
     return answer.accepted + answer.duplicates > 0;
   } catch (error) {
@@ -125,90 +178,32 @@ export async function report(itemIds, recommendationId = null) {
   }
 }
 
-const newEventId = () => `console-${Date.now().toString(36)}-${randomWord()}`;
+/** An entry of a history as an event; what reads events can tell that it is the console's. */
+export const asEvent = ({ item_id, timestamp, type }, field, id) => ({
+  [field]: id,
+  event_id: `console-${Date.now().toString(36)}-${randomWord()}`,
+  item_id,
+  type,
+  timestamp,
+  properties: { origin: ORIGIN },
+});
 
-function show() {
-  $("user-form").hidden = state.who !== "user";
-  $("user-id").value = state.userId;
-  clear($("recent-users"), state.recentUsers.map((userId) => h("option", { value: userId })));
-  $("who-note").textContent = state.who === "user" && history.length ? "" : NOTES[state.who];
-  showQuickStarts(history.length === 0);
-  $("history-size").textContent = history.length ? count(history.length) : "";
-  const newest = history.map((event, at) => ({ ...event, at })).reverse();
-  clear($("history-list"), newest.slice(0, MAX_SHOWN).map(historyRow));
-  $("history-note").textContent = historyNote();
-  clear($("history-actions"), history.length ? actions() : []);
+/** Takes a previewed event back. */
+export async function takeBack(event) {
+  if (isKept()) previewed = previewed.filter((it) => it !== event);
+  else state.history = state.history.filter((_, at) => at !== history.indexOf(event));
+  keep();
+  combine();
+  await app.refresh();
 }
 
-function historyNote() {
-  if (!history.length) return "Empty. Click an item anywhere on this page.";
-  if (isKept() && !mayRead) return "This key may not read histories (scope admin): these are the events that this page reported.";
-  const numOlder = history.length - MAX_SHOWN;
-  return numOlder > 0 ? `The newest ${MAX_SHOWN}; ${plural(numOlder, "older event")} not shown.` : "";
+/** Empties what is only in this page. */
+export async function emptyPreview() {
+  previewed = [];
+  state.history = isKept() ? state.history : [];
+  keep();
+  combine();
+  await app.refresh();
 }
 
-function historyRow(event) {
-  const title = titleOf(event.item_id);
-  const takeOut = () => setHistory(state.history.filter((_, at) => at !== event.at));
-  return h(
-    "li",
-    { class: "row-item" },
-    h("button", { class: "title", type: "button", onclick: () => app.openItem(event.item_id) }, title),
-    h("span", { class: "meta" }, `${event.type} · ${ago(event.timestamp)}`),
-    isKept() ? null : h("button", { class: "quiet icon", type: "button", "aria-label": `Take ${title} out`, onclick: takeOut }, "×"),
-  );
-}
-
-function actions() {
-  const button = (text, onclick) => h("button", { class: "quiet", type: "button", onclick }, text);
-  if (state.who === "user") return [button("Erase this user", erase)];
-  if (state.who === "session") return [button(`Merge into ${state.userId}`, merge), button("Erase this session", erase)];
-  return [button("Empty it", () => setHistory([])), button("Keep as a user", keepAsUser)];
-}
-
-async function setHistory(entries) {
-  state.history = entries;
-  await open();
-}
-
-/** Reports the history's events as those of a new user, and opens that user. */
-async function keepAsUser() {
-  const userId = newUserId();
-  const events = state.history.map((entry) => ({ ...entry, user_id: userId, event_id: newEventId() }));
-  await act("The history was not kept", async () => {
-    await ask("POST", "events", { body: { events } });
-    openUser(userId);
-    toast(`Kept as ${userId}`);
-    await open("user");
-  });
-}
-
-/** What happens when a visitor signs in: the session's events become the user's. */
-async function merge() {
-  await act("The session was not merged", async () => {
-    const answer = await ask("POST", `users/${inPath(state.userId)}/merge`, { body: { session_id: state.sessionId } });
-    state.sessionId = newSessionId();
-    openUser(state.userId);
-    toast(`${plural(answer.moved, "event")} moved to ${state.userId}`);
-    await open("user");
-  });
-}
-
-async function erase() {
-  const [, id] = owner();
-  const text = `Everything that the service keeps of ${id} is deleted: ${plural(history.length, "event")} and what models remember.`;
-  if (!(await confirmed({ title: `Erase ${whom()}?`, text, yes: "Erase" }))) return;
-  await act("Not erased", async () => {
-    const receipt = await ask("DELETE", ownerPath());
-    toast(`Erased ${id}: ${receipt.stores.map(({ store, records }) => `${store} ${records}`).join(", ")}`);
-    await open();
-  });
-}
-
-async function act(failure, work) {
-  try {
-    await work();
-  } catch (error) {
-    toast(`${failure}: ${error.message}`, "error");
-  }
-}
+export const hasPreview = () => previewed.length > 0;

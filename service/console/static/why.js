@@ -19,7 +19,6 @@ let turn = 0;
 export async function showWhy(columns) {
   const mine = ++turn;
   const explained = columns.filter((column) => column.answer?.items[0]?.reasons.length);
-  $("why").hidden = !explained.length;
   await learnTitles(explained.flatMap((column) => column.answer.items[0].reasons.slice(0, MAX_ROWS).map((it) => it.item_id)));
   if (mine !== turn) return;
   clear($("why-maps"), explained.map((column) => draw(column)));
@@ -41,14 +40,15 @@ function draw(column, steps = []) {
     ? [...steps, { name: "now", weights: weightsOf(answer.items[0]) }]
     : answer.items.map((item) => ({ name: `#${item.rank}`, title: item.fields.title ?? item.item_id, weights: weightsOf(item) }));
   const text = isVisitors
-    ? `How much ${nameOf(kind)} looked at each item of the history, after each of the latest events. The same for every recommended item.`
-    : "How like each item of the history is to each recommended one.";
+    ? `How much ${nameOf(kind)} looked at each item of the history, after each of the latest events, in percent: a column adds up to 100. The same for every recommended item.`
+    : "How like each item of the history is to each recommended one, in percent: a column adds up to 100.";
   const numMore = answer.items[0].reasons.length - rows.length;
   return h(
     "figure",
     { class: `map card kind-${kind}`, "data-map": kind, "data-answer": answer.recommendation_id },
     h("figcaption", {}, h("h3", {}, h("span", { class: "swatch", "aria-hidden": "true" }), `${nameOf(kind)}: ${isVisitors ? "attention" : "likeness"}`), h("p", { class: "meta" }, text)),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${nameOf(kind)}, table of weights` }, table(rows, columns, isVisitors)),
+    legend(),
     numMore > 0 ? h("p", { class: "note" }, `${plural(numMore, "item")} of less weight not shown.`) : null,
   );
 }
@@ -72,10 +72,13 @@ function table(rows, columns, isVisitors) {
     columns.map(({ name, title }) => h("th", { scope: "col", title: title ?? null }, name)),
   );
   const body = rows.map((itemId) =>
-    h("tr", {}, h("th", { scope: "row", title: titleOf(itemId) }, h("span", {}, titleOf(itemId))), columns.map(({ weights }) => cell(weights.get(itemId)))),
+    h("tr", {}, h("th", { scope: "row" }, titleOf(itemId)), columns.map(({ weights }) => cell(weights.get(itemId)))),
   );
   return h("table", { class: "heat" }, h("thead", {}, head), h("tbody", {}, body));
 }
+
+/** What the colours mean; darker goes up faster than the number, so that small ones differ. */
+const legend = () => h("p", { class: "legend" }, "0 %", h("span", { class: "ramp", "aria-hidden": "true" }), "100 %", h("span", {}, "hatched: not in the history yet"));
 
 function cell(weight) {
   if (weight === undefined) return h("td", { class: "none" }, h("span", { class: "visually-hidden" }, "not there"));

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -110,12 +111,38 @@ class Console:
         page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         page.on("requestfailed", self._note_failure)
 
-    def open(self, view: str = "") -> "Console":
-        """Goes to the page, and waits for what it shows."""
-        self.page.goto(f"{self.url}/{view}")
-        self.page.wait_for_selector("#view-operations .tile-value" if view else "li.item")
+    def open(self, view: str = "", *, live: bool = True) -> "Console":
+        """Goes to the page, by default to a new user's lists, and waits for what it shows.
+
+        Args:
+            view: A part of the address, such as ``#operations``.
+            live: Whether clicks are to be stored; the page itself begins with the preview.
+        """
+        self.page.goto(f"{self.url}/{view or f'#recommend?user=visitor-{secrets.token_hex(4)}'}")
+        self.page.wait_for_selector("#view-operations .tile-value" if view == "#operations" else "li.item")
         self.settle()
+        if live and view != "#operations":
+            self.go_live()
         return self
+
+    def go_live(self) -> None:
+        """From now on clicks are stored."""
+        self.page.check("input[name=live][value=live]", force=True)
+
+    def to_the_top(self) -> None:
+        """The next Tab goes to the first stop of the page."""
+        self.page.evaluate("document.body.tabIndex = -1; document.body.focus(); window.scrollTo(0, 0)")
+        self.page.evaluate("document.body.removeAttribute('tabindex')")
+
+    def show_maps(self) -> None:
+        """Shows the heat maps in the place of the lists."""
+        self.page.check("input[name=shown][value=why]", force=True)
+        self.page.wait_for_selector("#why .map")
+        self.settle()
+
+    def show_lists(self) -> None:
+        """Shows the lists again."""
+        self.page.check("input[name=shown][value=lists]", force=True)
 
     def settle(self) -> None:
         """Waits until every list is there, with the maps that go with it."""
@@ -138,12 +165,17 @@ class Console:
         """One item of a list."""
         return self.page.locator(f".column[data-kind={kind}] li.item").nth(at)
 
-    def click_item(self, kind: str, at: int) -> str:
-        """Clicks an item; returns its id once the lists have changed."""
+    def click_item(self, kind: str, at: int, *, act: str = "click") -> str:
+        """Presses Click (or Buy: ``purchase``) of an item; returns its id once the lists have changed."""
         row = self.row(kind, at)
         item_id: str = row.get_attribute("data-id")
-        self.change(row.locator("button.title").click)
+        self.change(row.locator(f"[data-act={act}]").click)
         return item_id
+
+    def show_item(self, kind: str, at: int) -> None:
+        """Opens the details of an item."""
+        self.row(kind, at).locator("button.title").click()
+        self.page.wait_for_selector("#item-dialog dl")
 
     def change(self, act: Any) -> None:
         """Does what makes the lists be asked for anew, and waits for them."""

@@ -23,7 +23,7 @@ SECRET_SHA256 = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25
 def test_a_hidden_item_is_gone_for_everybody_until_it_is_shown_again(console: Console) -> None:
     page = console.page
     hidden = console.ids("hllm")[0]
-    console.row("hllm", 0).get_by_role("button", name=re.compile("^More about")).click()
+    console.show_item("hllm", 0)
     page.get_by_role("button", name="Hide from everybody").click()
     console.change(lambda: page.locator("#confirm-yes").click())
     assert hidden not in console.ids("hllm") + console.ids("hatllm")
@@ -127,7 +127,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_forgotten(new_console: NewConsol
     with serving(console_settings.model_copy(update={"api_keys": keys})) as keyed_url:
         console = new_console(at=keyed_url, may_complain=True)
         page = console.page
-        page.goto(keyed_url)
+        page.goto(f"{keyed_url}/#recommend?user=keyed")
         page.wait_for_selector("#key-dialog[open]")
         page.fill("#key", "wrong")
         page.get_by_role("button", name="Use this key").click()
@@ -136,6 +136,7 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_forgotten(new_console: NewConsol
         page.get_by_role("button", name="Use this key").click()
         page.wait_for_selector("li.item")
         console.settle()
+        console.go_live()
         console.click_item("hllm", 0)
         # the key may not read histories, so the page shows what it reported itself
         assert "scope admin" in console.text("#history-note")
