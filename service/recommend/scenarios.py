@@ -6,7 +6,7 @@ smaller one counts. What it prefers (model, mode, diversity, seen rules) holds w
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -147,6 +147,18 @@ class ReadyScenario:
             boosts=boosts,
         )
 
+    def marks(self, served: ServedBundle, item_ids: Sequence[str]) -> list[tuple[bool, bool]]:
+        """Per item whether it is pinned and whether it is boosted; a pinned one has its place whatever else holds."""
+        pinned = {pin.item_id for pin in self.pins}
+        if not self.boosts:
+            return [(item_id in pinned, False) for item_id in item_ids]
+        codes = boost_codes(served, self.boosts)
+        rows = (served.catalogue.index_of(item_id) - 1 for item_id in item_ids)
+        return [
+            (item_id in pinned, item_id not in pinned and bool(codes[row]))
+            for item_id, row in zip(item_ids, rows, strict=True)
+        ]
+
     def apply(self, query: Query, sent: Collection[str]) -> Query:
         """The query with what the scenario says.
 
@@ -232,6 +244,13 @@ class Scenarios:
             known = sorted(self._scenarios) if self._scenarios else "none: HATSTAND_SCENARIOS names no file"
             raise InvalidRequest(f"scenario: no scenario {name!r}; there are {known}", code="unknown_scenario")
         return self._scenarios[name]
+
+    def marks(self, ref: ScenarioRef | None, served: ServedBundle, item_ids: Sequence[str]) -> list[tuple[bool, bool]]:
+        """Per item whether the scenario that made its list pins it, and whether it boosts it."""
+        scenario = None if ref is None else self._scenarios.get(ref.name)
+        if scenario is None or scenario.ref != ref:
+            return [(False, False)] * len(item_ids)
+        return scenario.marks(served, item_ids)
 
     def problems(self, served: ServedBundle) -> list[str]:
         """What of the scenarios does not fit a bundle: one line each, with file and key. May take a while."""

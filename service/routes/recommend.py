@@ -23,6 +23,9 @@ from service.routes.schemas.recommend import (
 )
 from service.wiring import RunningService
 
+# Why an item is not on a list, as the answer says it; what the last check finds is a mistake of ours.
+_REASONS = frozenset({"filter", "hidden", "excluded", "seen", "cap"})
+
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 
 
@@ -45,7 +48,8 @@ async def _recommend(request: RecommendRequest, service: RunningService, http: R
         except HistoryUnavailable:
             warnings.append("pages_unavailable: the list cannot be kept, so there is no next page")
     _count(service, query, recommendation, warnings)
-    return _answer(request, recommendation, warnings, scenario=query.scenario, next_cursor=next_cursor)
+    marks = _marks(service, query.scenario, recommendation)
+    return _answer(request, recommendation, warnings, scenario=query.scenario, next_cursor=next_cursor, marks=marks)
 
 
 @router.get("/scenarios")
@@ -77,8 +81,16 @@ async def _next_page(request: RecommendRequest, cursor: str, service: RunningSer
         page.recommendation.trace.warnings,
         scenario=page.scenario,
         next_cursor=page.next_cursor,
+        marks=_marks(service, page.scenario, page.recommendation),
         first_rank=page.first_rank,
     )
+
+
+def _marks(
+    service: RunningService, scenario: ScenarioRef | None, recommendation: Recommendation
+) -> list[tuple[bool, bool]]:
+    """Per item whether it is pinned, and whether it is boosted."""
+    return service.scenarios.marks(scenario, recommendation.served, [item.item_id for item in recommendation.items])
 
 
 def _count(service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]) -> None:
@@ -151,6 +163,7 @@ def _answer(
     *,
     scenario: ScenarioRef | None,
     next_cursor: str | None,
+    marks: Sequence[tuple[bool, bool]],
     first_rank: int = 1,
 ) -> bytes:
     """The JSON of a ``RecommendAnswer``, from plain values: a model for each item would only be checked again."""
@@ -165,8 +178,12 @@ def _answer(
                 "score": item.score,
                 "fields": item.fields,
                 "reasons": [{"item_id": item_id, "weight": weight} for item_id, weight in item.reasons],
+                "pinned": is_pinned,
+                "boosted": is_boosted,
             }
-            for rank, item in enumerate(recommendation.items, start=first_rank)
+            for rank, (item, (is_pinned, is_boosted)) in enumerate(
+                zip(recommendation.items, marks, strict=True), start=first_rank
+            )
         ],
         "source": recommendation.source,
         "warnings": warnings,
@@ -176,6 +193,7 @@ def _answer(
         "experiment": None if assignment is None else {"name": assignment.experiment, "arm": assignment.arm},
         "scenario": None if scenario is None else {"name": scenario.name, "version": scenario.version},
         "history_length": recommendation.history_length,
+        "left_out": {name: amount for name, amount in recommendation.trace.filtered.items() if name in _REASONS},
         "next_cursor": next_cursor,
         "timing_ms": recommendation.trace.timing.milliseconds(),
     }

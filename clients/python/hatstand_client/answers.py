@@ -24,13 +24,18 @@ class ReasonAnswer(Answer):
 
 
 class ItemAnswer(Answer):
-    """One recommended item; ``rank`` counts from 1, ``reasons`` are there with ``explain=True``."""
+    """One recommended item; ``rank`` counts from 1, ``reasons`` are there with ``explain=True``.
+
+    ``pinned`` and ``boosted`` say what a scenario did.
+    """
 
     rank: int
     item_id: str
     score: float
     fields: dict[str, Any]
     reasons: list[ReasonAnswer]
+    pinned: bool = False
+    boosted: bool = False
 
 
 class ModelAnswer(Answer):
@@ -83,6 +88,7 @@ class RecommendAnswer(Answer):
     experiment: ExperimentAnswer | None
     scenario: ScenarioAnswer | None
     history_length: int
+    left_out: dict[str, int] = {}
     next_cursor: str | None
     timing_ms: TimingAnswer
 

@@ -166,6 +166,8 @@ class ItemAnswer(Wire):
     ]
     fields: dict[str, Any]
     reasons: Annotated[list[ReasonAnswer], Field(description="With explain; the heaviest first")]
+    pinned: Annotated[bool, Field(description="The scenario gives it its place")] = False
+    boosted: Annotated[bool, Field(description="A boost of the scenario moves it up or down")] = False
 
 
 class ModelAnswer(Wire):
@@ -216,6 +218,13 @@ class RecommendAnswer(Wire):
     ]
     scenario: Annotated[ScenarioAnswer | None, Field(description="null if the request named none")]
     history_length: Annotated[int, Field(description="Interactions that the model read")]
+    left_out: Annotated[
+        dict[str, int],
+        Field(
+            description="How many items could not be on the list, by reason: filter, hidden, excluded, seen, cap. An "
+            "item with several reasons counts for each. Empty for later pages"
+        ),
+    ]
     next_cursor: Annotated[
         str | None, Field(description="With paginate: for the next page; null where nothing comes after this one")
     ]

@@ -132,6 +132,33 @@ async def test_a_scenario_names_the_model_and_the_mode_unless_the_request_does(
             assert (answer.json()["model"]["kind"], answer.json()["mode"]) == (kind, mode)
 
 
+async def test_an_answer_says_what_a_scenario_did(settings: Settings, tmp_path: Path) -> None:
+    text = """
+scenarios:
+  home:
+    filter: {stock: {lte: 50}}
+    exclude_item_ids: [i1]
+    max_per: {category: 4}
+    pins: [{item_id: i40, position: 2}]
+    boosts: [{item_ids: [i3, i40], multiply: 1.5}]
+"""
+    async with running_app(_with(settings, tmp_path, text)) as (_, client):
+        body = {"history": ["i9", "i12"], "k": 6, "scenario": "home"}
+        first = (await _post(client, **body, paginate=True)).json()
+        later = (await _post(client, cursor=first["next_cursor"], k=6)).json()
+        marks = {item["item_id"]: (item["pinned"], item["boosted"]) for item in first["items"] + later["items"]}
+        assert {item_id: marks.pop(item_id) for item_id in ("i40", "i3")} == {"i40": (True, False), "i3": (False, True)}
+        assert set(marks.values()) == {(False, False)}
+        # 10 of 60 have a larger stock; i1 is excluded; two were seen
+        left_out = {name: first["left_out"][name] for name in ("filter", "excluded", "seen")}
+        assert left_out == {"filter": 10, "excluded": 1, "seen": 2}
+        assert first["left_out"]["cap"] >= 0
+        assert later["left_out"] == {}
+        plain = (await _post(client, history=["i9"], k=60)).json()
+        assert not any(item["pinned"] or item["boosted"] for item in plain["items"])
+        assert plain["left_out"]["seen"] == 1
+
+
 async def test_a_hidden_item_is_not_pinned(settings: Settings, tmp_path: Path) -> None:
     async with running_app(_with(settings, tmp_path)) as (_, client):
         await client.post("/admin/items/i40/hide")
