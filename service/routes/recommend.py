@@ -90,6 +90,8 @@ def _marks(
     service: RunningService, scenario: ScenarioRef | None, recommendation: Recommendation
 ) -> list[tuple[bool, bool]]:
     """Per item whether it is pinned, and whether it is boosted."""
+    if scenario is None:
+        return [(False, False)] * len(recommendation.items)
     return service.scenarios.marks(scenario, recommendation.served, [item.item_id for item in recommendation.items])
 
 
