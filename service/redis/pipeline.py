@@ -7,7 +7,8 @@ sent before the event loop goes round share one connection and one timeout.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from hiredis import pack_command
@@ -18,6 +19,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
 Command = Sequence[Any]
+Batch = Sequence[tuple[bytes, "asyncio.Future[Any]"]]
 
 # Batches under way at once; further commands wait and leave together.
 _MAX_CONNECTIONS = 16
@@ -36,7 +38,7 @@ class Pipeline:
         self._client = client
         self._timeout_seconds = timeout_seconds
         self._retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES)
-        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._is_due = False
         self._free: list[AbstractConnection] = []
         self._under_way: set[asyncio.Task[None]] = set()
@@ -47,24 +49,29 @@ class Pipeline:
         Returns:
             The answer; an error answer (``ResponseError``) is raised, as is what kept the batch from being answered
             (``RedisError``, ``OSError``, ``TimeoutError``).
+
+        Raises:
+            TypeError, UnicodeEncodeError: Redis takes no such value; the other commands of the turn go on.
         """
+        # redis-py's own packing is Python, and takes a third of the time of a batch of events
+        packed: bytes = pack_command(tuple(command))
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((command, answer))
+        self._waiting.append((packed, answer))
         if not self._is_due and len(self._under_way) < _MAX_CONNECTIONS:
             self._is_due = True
             loop.call_soon(self._flush)
         return answer
 
     async def aclose(self) -> None:
-        """Closes the connections; what is under way fails."""
+        """Closes the connections; what waits or is under way fails."""
+        waiting, self._waiting = self._waiting, []
+        _give_up(waiting)
         tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in self._free:
-            await connection.disconnect()
-        self._free.clear()
+        await self._close_idle()
 
     def _flush(self) -> None:
         self._is_due = False
@@ -72,44 +79,48 @@ class Pipeline:
         if batch:
             task = asyncio.create_task(self._exchange(batch))
             self._under_way.add(task)
-            task.add_done_callback(self._is_done)
+            task.add_done_callback(partial(self._end, batch))
 
-    def _is_done(self, task: "asyncio.Task[None]") -> None:
+    def _end(self, batch: Batch, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()
+        if task.cancelled() or task.exception() is not None:
+            # a task that is cancelled before its first step has answered nobody
+            _give_up(batch)
         if self._waiting and not self._is_due:
             self._flush()
 
-    async def _exchange(self, batch: Sequence[tuple[Command, "asyncio.Future[Any]"]]) -> None:
+    async def _exchange(self, batch: Batch) -> None:
         """Sends a batch and hands out the answers; a batch that fails whole fails each of its commands."""
-        commands = [command for command, _ in batch]
-        answers: list[Any]
+        packed = b"".join(command for command, _ in batch)
+        answers: Sequence[Any]
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                answers = await self._retry.call_with_retry(lambda: self._ask(commands), _ignored)
+                answers = await self._retry.call_with_retry(lambda: self._ask(packed, len(batch)), self._drop_idle)
         except (RedisError, OSError, TimeoutError) as error:
             answers = [error] * len(batch)
-        except BaseException as error:
-            # a boundary: whoever waits must be told, whatever it was
-            answers = [ConnectionAbortedError(f"the batch was given up: {type(error).__name__}")] * len(batch)
-            raise
-        finally:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                _settle(future, answer)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            _settle(future, answer)
 
-    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
+    async def _ask(self, packed: bytes, number: int) -> list[Any]:
         connection = self._free.pop() if self._free else self._client.connection_pool.make_connection()
         try:
-            # redis-py's own packing is Python, and takes a third of the time of a batch of events
-            await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
-            answers = [await _answer(connection) for _ in commands]
+            await connection.send_packed_command(packed, check_health=False)
+            answers = [await _answer(connection) for _ in range(number)]
         except BaseException:
             # half an answer must not be taken for that of the next command
             await connection.disconnect(nowait=True)
             raise
         self._free.append(connection)
         return answers
+
+    async def _drop_idle(self, _: Exception) -> None:
+        """After a failure: a server that restarted has closed the idle connections too, and a retry needs a new one."""
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        idle, self._free = self._free, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
 
 
 async def _answer(connection: AbstractConnection) -> Any:
@@ -120,13 +131,9 @@ async def _answer(connection: AbstractConnection) -> Any:
         return error
 
 
-def _pack(command: Command) -> bytes:
-    packed: bytes = pack_command(tuple(command))
-    return packed
-
-
-def _ignored(_: Exception) -> Awaitable[None]:
-    return asyncio.sleep(0)
+def _give_up(batch: Batch) -> None:
+    for _, future in batch:
+        _settle(future, ConnectionAbortedError("the command was given up"))
 
 
 def _settle(future: "asyncio.Future[Any]", answer: Any) -> None:
