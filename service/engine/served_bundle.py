@@ -1,11 +1,11 @@
 """A bundle that is open, warm and ready to answer; a request keeps the one it began with to its end."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
+from cachetools import LRUCache
 
 from model_store.artifacts.bundle import Bundle
 from model_store.catalogue.catalogue import Catalogue
@@ -23,33 +23,25 @@ class MaskCache:
     """
 
     def __init__(self, max_bytes: int = _MAX_CACHED_BYTES) -> None:
-        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
+        self._arrays: LRUCache[Hashable, np.ndarray] = LRUCache(max_bytes, getsizeof=lambda array: array.nbytes)
         self._lock = Lock()
 
     @property
     def num_bytes(self) -> int:
         """What is kept takes."""
-        return self._num_bytes
+        return int(self._arrays.currsize)
 
     def get(self, key: Hashable, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """The array of this key, read-only; two threads may compute the same one, which costs time and nothing else."""
         with self._lock:
-            if key in self._arrays:
-                self._arrays.move_to_end(key)
-                return self._arrays[key]
+            known = self._arrays.get(key)
+        if known is not None:
+            return known
         array = compute()
         array.flags.writeable = False
-        if array.nbytes > self._max_bytes:
-            return array
-        with self._lock:
-            before = self._arrays.pop(key, None)
-            self._num_bytes += array.nbytes - (0 if before is None else before.nbytes)
-            self._arrays[key] = array
-            while self._num_bytes > self._max_bytes and self._arrays:
-                _, dropped = self._arrays.popitem(last=False)
-                self._num_bytes -= dropped.nbytes
+        if array.nbytes <= self._arrays.maxsize:
+            with self._lock:
+                self._arrays[key] = array
         return array
 
 

@@ -9,10 +9,11 @@ import ipaddress
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from cachetools import LRUCache
 
 LOGGER = logging.getLogger(__name__)
 
@@ -86,8 +87,7 @@ class LocalTurns:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_callers: int = _MAX_CALLERS) -> None:
         self._clock = clock
-        self._max_callers = max_callers
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._full_at: LRUCache[str, float] = LRUCache(max_callers)
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -102,9 +102,6 @@ class LocalTurns:
             return Turn(False, 0, interval - room, full_at - now)
         full_at += interval
         self._full_at[who] = full_at
-        self._full_at.move_to_end(who)
-        if len(self._full_at) > self._max_callers:
-            self._full_at.popitem(last=False)
         return Turn(True, math.floor((room - interval) / interval + 1e-9), 0.0, full_at - now)
 
 

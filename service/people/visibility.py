@@ -6,10 +6,10 @@ wrong. Each process knows of the events that it has acknowledged itself.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from cachetools import FIFOCache
 
 from model_store.people.owner import Owner
 from service.people.interactions import Interactions, Row
@@ -31,7 +31,7 @@ class EventVisibility:
         self._became_visible = became_visible
         self._clock = clock
         # by the hash of the owner; nothing else of them is kept
-        self._waiting: OrderedDict[str, tuple[str, int, float]] = OrderedDict()
+        self._waiting: FIFOCache[str, tuple[str, int, float]] = FIFOCache(_MAX_WAITING)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -41,8 +41,6 @@ class EventVisibility:
         if rows:
             item_id, timestamp, _ = rows[0]
             self._waiting.setdefault(owner.hash, (item_id, timestamp or 0, self._clock()))
-            if len(self._waiting) > _MAX_WAITING:
-                self._waiting.popitem(last=False)
 
     def answered(self, owners: Sequence[Owner], interactions: Interactions) -> None:
         """An answer to these owners was made of this history, oldest first."""

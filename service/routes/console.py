@@ -2,10 +2,10 @@
 
 import hashlib
 import time
-from collections import OrderedDict
 from dataclasses import asdict
 from typing import Annotated, Any
 
+from cachetools import LRUCache
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -46,7 +46,7 @@ class _Descriptions:
     """What was found out about the newest few bundles; a bundle never changes, so it is found out once."""
 
     def __init__(self) -> None:
-        self._by_bundle: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._by_bundle: LRUCache[str, dict[str, Any]] = LRUCache(_MAX_KEPT)
 
     def get(self, served: ServedBundle) -> dict[str, Any]:
         """The description of a bundle; runs in a search thread."""
@@ -60,8 +60,6 @@ class _Descriptions:
                 "attributes": [asdict(attribute) for attribute in describe_attributes(served.catalogue)],
             }
             self._by_bundle[served.bundle_id] = known
-            while len(self._by_bundle) > _MAX_KEPT:
-                self._by_bundle.popitem(last=False)
         return known
 
 

@@ -6,7 +6,7 @@ category: few values, each with many items, and most items have one. Each is wor
 
 import logging
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from cachetools import LRUCache
 
 from model_store.catalogue.catalogue import Catalogue
 from service.errors import InvalidRequest
@@ -76,7 +77,7 @@ class Segments:
     def __init__(self, attribute: str | None = None) -> None:
         self._attribute = attribute
         # Weak: a bundle that is swapped out must be freed, segments and all.
-        self._built: WeakKeyDictionary[Catalogue, OrderedDict[str | None, SegmentItems | None]] = WeakKeyDictionary()
+        self._built: WeakKeyDictionary[Catalogue, LRUCache[str | None, SegmentItems | None]] = WeakKeyDictionary()
         self._lock = Lock()
 
     def is_built(self, catalogue: Catalogue, wish: SegmentWish) -> bool:
@@ -88,16 +89,13 @@ class Segments:
         """The segments that are wished for; the first time this may take a second per million items."""
         key = wish.attribute
         with self._lock:
-            built = self._built.setdefault(catalogue, OrderedDict())
+            built = self._built.setdefault(catalogue, LRUCache(_MAX_ATTRIBUTES))
             if key in built:
-                built.move_to_end(key)
                 return built[key]
         attribute = self._attribute_of(catalogue) if key is None else key
         segments = None if attribute is None else _segment_items(catalogue, attribute)
         with self._lock:
             built[key] = segments
-            while len(built) > _MAX_ATTRIBUTES:
-                built.popitem(last=False)
         return segments
 
     def order(self, catalogue: Catalogue, wish: SegmentWish, history: np.ndarray) -> np.ndarray | None:
