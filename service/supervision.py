@@ -15,7 +15,8 @@ from service.engine.loading_turn import LoadingTurn
 from service.engine.memory import available_bytes
 from service.engine.served_bundle import ServedBundle
 from service.engine.watchdog import Probe, Watchdog
-from service.metrics.metrics import Metrics, ServiceFigures
+from service.metrics.engine import ServiceFigures
+from service.metrics.metrics import Metrics
 from service.people.history_store import HistoryStore
 from service.people.user_states import UserStates
 from service.settings import Settings
@@ -64,7 +65,7 @@ def live_bundles(
         prepare=prepare,
         turn=loading_turn,
     )
-    return LiveBundles(store, loader=loader, observer=metrics)
+    return LiveBundles(store, loader=loader, observer=metrics.engine)
 
 
 async def supervise(
@@ -101,7 +102,7 @@ async def supervise(
         thread=batcher.thread,
         watchdog=watchdog,
         histories=histories,
-        observer=metrics,
+        observer=metrics.engine,
         is_history_required=settings.redis_required,
         hung_seconds=settings.model_hung_seconds,
     )
@@ -127,8 +128,8 @@ async def supervise(
             state_counts=user_states.counts(),
         )
 
-    metrics.watch_queue(lambda: batcher.num_waiting)
-    metrics.watch_service(figures)
+    metrics.engine.watch_queue(lambda: batcher.num_waiting)
+    metrics.engine.watch_service(figures)
     return Supervision(health, watchdog, follower)
 
 

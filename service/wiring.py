@@ -169,14 +169,14 @@ async def run_service(
             max_bytes=settings.last_known_mb * _MIB,
             max_age_seconds=settings.last_known_max_age_seconds,
             forgetting=forgetting,
-            became_visible=metrics.event_became_visible,
+            became_visible=metrics.people.event_became_visible,
         )
-        metrics.watch_last_known(last_known.kept_bytes)
+        metrics.people.watch_last_known(last_known.kept_bytes)
         batcher = EncodeBatcher(
             max_users=settings.batch_max_users,
             max_wait_seconds=settings.batch_max_wait_ms / 1_000,
             max_waiting=settings.queue_max_users,
-            observer=metrics,
+            observer=metrics.engine,
             stuck_seconds=settings.model_stuck_seconds,
         )
         batcher.start()
@@ -191,7 +191,7 @@ async def run_service(
             raise InvalidInput(problems[0])
         hidden, lists = RedisHiddenItems(calls), RedisRankedLists(calls, ttl_seconds=settings.pages_ttl_seconds)
         stack.push_async_callback(hidden.aclose)
-        metrics.watch_hidden(lambda: len(hidden.last_known.item_ids))
+        metrics.people.watch_hidden(lambda: len(hidden.last_known.item_ids))
         recording = start_recording(
             stack,
             settings,

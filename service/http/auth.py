@@ -55,7 +55,7 @@ class Authenticator:
         if not self._keys:
             return None
         if presented is None:
-            self._metrics.auth_failed("missing")
+            self._metrics.http.auth_failed("missing")
             raise Unauthorized("expected an API key: Authorization: Bearer <key>, or X-API-Key: <key>")
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).hexdigest()
         # Every key is compared, so that the time does not tell which one came close.
@@ -64,7 +64,7 @@ class Authenticator:
             self._refuse_stranger(address)
         able = next((key for key in matching if scope in key.scopes), None)
         if able is None:
-            self._metrics.auth_failed("scope")
+            self._metrics.http.auth_failed("scope")
             raise Forbidden(f"the API key {matching[0].name!r} does not have the scope {scope!r}")
         return able
 
@@ -87,7 +87,7 @@ class Authenticator:
         turn = await limits.take(who, rate)
         headers = dict(turn.headers(rate))
         if not turn.may_pass:
-            self._metrics.rate_limited("address" if key is None else "key")
+            self._metrics.http.rate_limited("address" if key is None else "key")
             raise RateLimited(
                 f"more than {rate.per_minute} requests a minute ({rate.burst} at once)",
                 retry_after_seconds=max(math.ceil(turn.wait_seconds), 1),
@@ -96,10 +96,10 @@ class Authenticator:
         return headers
 
     def _refuse_stranger(self, address: str | None) -> None:
-        self._metrics.auth_failed("unknown")
+        self._metrics.http.auth_failed("unknown")
         turn = self._failed.take(caller_of_address(address), self._failures)
         if not turn.may_pass:
-            self._metrics.rate_limited("failures")
+            self._metrics.http.rate_limited("failures")
             raise RateLimited(
                 "too many unknown API keys came from this address",
                 code="too_many_failures",

@@ -88,7 +88,7 @@ class RequestMiddleware:
         self._metrics = metrics
         self._limits = limits
         self._num_in_flight = 0
-        metrics.watch_in_flight(lambda: self._num_in_flight)
+        metrics.http.watch_in_flight(lambda: self._num_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -143,7 +143,7 @@ class RequestMiddleware:
         """Why a request is refused unread."""
         limits = self._limits
         if self._num_in_flight > limits.max_in_flight and scope["path"] not in _PROBES:
-            self._metrics.request_shed("in_flight")
+            self._metrics.engine.request_shed("in_flight")
             detail = f"{limits.max_in_flight} requests are being answered"
             return _Refusal(429, "overloaded", detail, retry_after_seconds=1, ends_connection=True)
         if not limits.hosts.allows(headers.get(b"host")):
@@ -185,7 +185,7 @@ class RequestMiddleware:
         return _Refusal(413, "payload_too_large", detail, ends_connection=True)
 
     async def _refuse(self, refusal: _Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-        self._metrics.problem_sent(refusal.code)
+        self._metrics.http.problem_sent(refusal.code)
         response = problem(
             status=refusal.status,
             code=refusal.code,
@@ -211,7 +211,7 @@ class RequestMiddleware:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route, method = _route(scope), _method(scope)
-        self._metrics.http_answered(route=route, method=method, status=status, seconds=seconds)
+        self._metrics.http.http_answered(route=route, method=method, status=status, seconds=seconds)
         is_failure = status >= 500
         if is_failure or self._limits.logs_all:
             LOGGER.log(

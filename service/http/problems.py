@@ -112,7 +112,7 @@ def install(app: FastAPI) -> None:
 
 
 def _answer(request: Request, *, status: int, code: str, detail: str, **more: Any) -> JSONResponse:
-    request.app.state.metrics.problem_sent(code)
+    request.app.state.metrics.http.problem_sent(code)
     return problem(
         status=status,
         code=code,

@@ -41,7 +41,7 @@ async def report_events(request: Annotated[EventsRequest, Body()], service: Serv
         accepted, duplicates, token = outcome.accepted, outcome.duplicates, outcome.event_token
         service.people.note(outcome.new)
         service.recording.attribution.note(outcome.new)
-    service.metrics.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
+    service.metrics.people.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
     return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected, event_token=token)
 
 

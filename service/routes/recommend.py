@@ -74,7 +74,7 @@ async def _next_page(request: RecommendRequest, cursor: str, service: RunningSer
             timeout_seconds=_timeout_seconds(request, service),
         )
     )
-    service.metrics.page_answered()
+    service.metrics.recommend.page_answered()
     return _answer(
         request,
         page.recommendation,
@@ -99,7 +99,7 @@ def _count(service: RunningService, query: Query, recommendation: Recommendation
     stages = recommendation.trace.timing.seconds()
     stages.pop("total")
     assignment = recommendation.assignment
-    service.metrics.recommended(
+    service.metrics.recommend.recommended(
         source=recommendation.source,
         kind=recommendation.served.kind,
         mode=recommendation.mode,
@@ -113,8 +113,8 @@ def _count(service: RunningService, query: Query, recommendation: Recommendation
         steps=[(note.step, note.reason) for note in recommendation.trace.steps],
     )
     for plan in recommendation.trace.plans:
-        service.metrics.retrieval_planned(plan.name)
-    service.metrics.candidates_filtered(recommendation.trace.filtered)
+        service.metrics.recommend.retrieval_planned(plan.name)
+    service.metrics.recommend.candidates_filtered(recommendation.trace.filtered)
 
 
 def _query(request: RecommendRequest, service: RunningService, caller: Caller) -> Query:

@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
         async with self.app.router.lifespan_context(self.app):
-            self.app.state.metrics.watch_connections(lambda: len(self.server_state.connections))
+            self.app.state.metrics.http.watch_connections(lambda: len(self.server_state.connections))
             freeze_what_lives()
             await self.serve(sockets)
 
@@ -88,7 +88,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
         header_timeout_seconds=settings.header_timeout_seconds,
-        refused=app.state.metrics.problem_sent,
+        refused=app.state.metrics.http.problem_sent,
     )
     return uvicorn.Config(
         app,

@@ -129,7 +129,8 @@ def _labels() -> dict[str, set[str]]:
     """The labels of every exported series."""
     metrics = Metrics()
     labels: dict[str, set[str]] = {}
-    for collector in vars(metrics).values():
+    families = (metrics.http, metrics.recommend, metrics.people, metrics.engine)
+    for collector in (one for family in families for one in vars(family).values()):
         for family in collector.describe() if hasattr(collector, "describe") else ():
             for suffix in SUFFIXES[family.type]:
                 labels[f"{family.name}{suffix}"] = set(collector._labelnames)

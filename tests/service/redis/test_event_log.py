@@ -115,7 +115,7 @@ async def test_the_service_says_how_full_the_log_is_and_answers_503_with_a_code(
         assert (await client.post("/events", json=body)).json()["duplicates"] == 2
         calls = RedisCalls(connect(small.redis_url, cluster=False, timeout_seconds=5), timeout_seconds=5)
         watch = EventLogWatch(calls, app.state.metrics, max_per_shard=2)
-        app.state.metrics.event_log_read(**asdict(await watch.look()))
+        app.state.metrics.people.event_log_read(**asdict(await watch.look()))
         await calls.aclose()
         metrics = (await client.get("/metrics")).text
     assert "hatstand_event_log_entries 2.0" in metrics

@@ -7,7 +7,8 @@ import httpx2
 
 from model_store.encoding import CacheCounts
 from model_store.people.owner import Owner
-from service.metrics.metrics import Metrics, ServiceFigures
+from service.metrics.engine import ServiceFigures
+from service.metrics.metrics import Metrics
 from service.people.visibility import EventVisibility
 from service.settings import Settings
 from tests.past import done, past
@@ -46,7 +47,7 @@ async def test_states_without_room_are_evictions(both_settings: Settings) -> Non
 def test_another_bundle_counts_from_0_and_the_total_goes_on() -> None:
     metrics = Metrics()
     for counts in (CacheCounts(5, 3, 1), CacheCounts(7, 3, 2), CacheCounts(1, 1, 0), CacheCounts(2, 1, 4)):
-        metrics.watch_service(partial(ServiceFigures, state_counts={"hatllm": counts}))
+        metrics.engine.watch_service(partial(ServiceFigures, state_counts={"hatllm": counts}))
         text = metrics.render().decode()
     for what, total in (("hits", 9), ("misses", 4), ("evictions", 6)):
         assert f'hatstand_model_state_{what}_total{{kind="hatllm"}} {total}.0\n' in text
