@@ -325,7 +325,7 @@ async def test_loading_leaves_the_event_loop_alone(store: ModelStore) -> None:
     is_done = True
     await ticker
     # not a bound on speed: were it loaded in the loop, there would be one wait as long as the whole load
-    assert len(waits) > 20
+    assert len(waits) > 5
     assert np.quantile(waits, 0.9) < 0.2
 
 
