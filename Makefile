@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # Installed first and by itself, so that nothing else chooses the torch build for you.
 TORCH ?= torch==2.13.0
 STORE ?= .hatstand/store
-HOST ?= 127.0.0.1
-PORT ?= 8000
+HOST ?= $(or $(HATSTAND_HOST),127.0.0.1)
+PORT ?= $(or $(HATSTAND_PORT),8000)
 # Test processes: as many as the machine has cores to spare.
 WORKERS ?= 2
 

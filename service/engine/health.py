@@ -136,7 +136,7 @@ class Health:
             for kind, refusal in self._bundles.refused.items()
         }
         checks = {
-            "bundle": "ok" if live else (self._bundles.problem or "no bundle is live"),
+            "bundle": "ok" if live else (self._bundles.problem or f"no bundle is live in {self._bundles.store_name}"),
             "store": self._bundles.pointer_problem or "ok",
             "model_worker": model_problem or "ok",
             "history_store": self._history_problem or "ok",

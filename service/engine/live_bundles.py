@@ -140,6 +140,11 @@ class LiveBundles:
         return self._pointer_problem
 
     @property
+    def store_name(self) -> str:
+        """Where the bundles are looked for."""
+        return str(self._store.root)
+
+    @property
     def problem(self) -> str | None:
         """Why what the store names is not served, if so."""
         if self._pointer_problem:

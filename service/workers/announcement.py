@@ -19,7 +19,15 @@ def announce(settings: Settings, url: str, example: str | None, *, num_workers: 
     """
     workers = f"; {num_workers} workers" if num_workers > 1 else ""
     LOGGER.info("serving on %s (documentation at %s/docs%s)", url, url, workers)
-    if example is not None:
+    if settings.has_console:
+        LOGGER.info("the console: %s/", url)
+    if example is None:
+        LOGGER.warning(
+            "no bundle is live in %s, so /recommend answers 503: publish one (offline.build, offline.demo, "
+            "offline.reindex), or set HATSTAND_STORE to the store that has one",
+            settings.store,
+        )
+    else:
         key = " -H 'authorization: Bearer <key>'" if settings.api_keys else ""
         LOGGER.info("try it:\ncurl -s %s/recommend -H 'content-type: application/json'%s -d '%s'", url, key, example)
 

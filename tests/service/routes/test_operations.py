@@ -124,6 +124,7 @@ async def test_a_store_without_a_bundle_is_not_ready_but_alive(settings: Setting
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+        assert str(tmp_path / "empty") in ready.json()["checks"]["bundle"]
         answer = await client.post("/recommend", json={"user_id": "u"})
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
         assert answer.headers["retry-after"]
