@@ -54,7 +54,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=86_400,
-            description="Looks this often for another live bundle, a quarter more or less; 0 = only when asked",
+            description="The service looks for a new live bundle this often (plus or minus a quarter); 0 = only "
+            "after POST /admin/reload",
         ),
     ] = 5.0
     memory_reserve_mb: Annotated[
@@ -62,77 +63,89 @@ class Settings(BaseSettings):
         Field(
             ge=-1,
             le=1_048_576,
-            description="MiB that must stay free beside a new bundle, or it is refused; -1 = nobody looks",
+            description="A new bundle is refused if less than this many MiB would stay free; -1 = no check",
         ),
     ] = 256
-    host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535, description="Port to listen on")] = 8_000
+    host: Annotated[str, Field(description="The service listens on this address")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535, description="The service listens on this port")] = 8_000
     workers: Annotated[
         int,
-        Field(ge=0, le=256, description="Processes that answer; 0 = one per core, no more than fit into memory"),
+        Field(
+            ge=0,
+            le=256,
+            description="Number of processes that answer requests; 0 = one per core, as far as the memory allows",
+        ),
     ] = 0
-    allow_anonymous: Annotated[bool, Field(description="Serve without API keys on other addresses than loopback")] = (
+    allow_anonymous: Annotated[bool, Field(description="The service may listen beyond loopback without API keys")] = (
         False
     )
     api_keys: Annotated[
         tuple[ApiKey, ...],
         NoDecode,
-        Field(description='JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
+        Field(description='API keys: JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(description='JSON list of origins whose pages may call the API, such as "https://shop.example"'),
+        Field(description='Pages of these origins may call the API: JSON list, such as ["https://shop.example"]'),
     ] = ()
     allowed_hosts: Annotated[
         str,
         Field(
-            description="Names of this service in Host, with commas; *.shop.example, * = all; empty = localhost alone "
-            "on loopback without API keys, else all"
+            description="Host names that requests may use, separated by commas; *.shop.example and * are patterns; "
+            "empty = "
+            "only localhost on loopback without API keys, else all"
         ),
     ] = ""
     trusted_proxies: Annotated[
         str,
-        Field(description="Addresses or networks, with commas, whose X-Forwarded-For is believed; empty = nobody's"),
+        Field(
+            description="The service believes X-Forwarded-For from these addresses or networks, separated by commas; "
+            "empty = from none"
+        ),
     ] = ""
     rate_limit_per_minute: Annotated[
         int,
         Field(
             ge=0,
             le=10_000_000,
-            description="Requests that a key may send, unless it has its own requests_per_minute; 0 = no limit",
+            description="Requests per minute for each API key without a requests_per_minute of its own; 0 = no limit",
         ),
     ] = 0
     rate_limit_anonymous_per_minute: Annotated[
-        int, Field(ge=0, le=10_000_000, description="Requests that an address may send without a key; 0 = no limit")
+        int,
+        Field(
+            ge=0, le=10_000_000, description="Requests per minute for each address that sends no API key; 0 = no limit"
+        ),
     ] = 0
     rate_limit_burst: Annotated[
         int,
         Field(
             ge=0,
             le=1_000_000,
-            description="Requests that may come at once within these limits; 0 = a sixth of a minute's",
+            description="Requests that may come at once within the limits; 0 = a sixth of the limit per minute",
         ),
     ] = 0
     auth_failures_per_minute: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Wrong keys that an address may send; further ones are answered 429")
+        int, Field(ge=1, le=1_000_000, description="Wrong API keys per minute for each address; more are answered 429")
     ] = 30
     log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="How much the service logs")
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="The service logs messages from this level on")
     ] = "INFO"
-    log_format: Annotated[Literal["text", "json"], Field(description="Lines to read, or one JSON object per line")] = (
-        "text"
-    )
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="Format of the log: lines for people, or one JSON object per line")
+    ] = "text"
     log_requests: Annotated[
         bool,
-        Field(description="Log every request: route, status, time, request id; failed ones are logged anyway"),
+        Field(description="The service logs every request (route, status, time, request id), not only the failed ones"),
     ] = False
     console: Annotated[
         bool | None,
-        Field(description="Serve the console at /; empty = where only this machine can reach the service"),
+        Field(description="The service shows the console at /; empty = only where it listens on loopback"),
     ] = None
     mcp: Annotated[
-        bool, Field(description="Serve the Model Context Protocol at /mcp, for agents; needs the extra mcp")
+        bool,
+        Field(description="The service offers tools for agents at /mcp (Model Context Protocol); needs the extra mcp"),
     ] = False
 
     redis_url: Annotated[
@@ -142,67 +155,100 @@ class Settings(BaseSettings):
     redis_directory: Annotated[Path, Field(description="Where the embedded Redis keeps its data")] = Path(
         ".hatstand/redis"
     )
-    redis_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For one call, retries included")] = 2.0
+    redis_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="A call to Redis may take this long, retries included")
+    ] = 2.0
     redis_required: Annotated[
-        bool, Field(description="Not ready (/readyz 503) without Redis; otherwise degraded, and answered by fallbacks")
+        bool,
+        Field(
+            description="Without Redis, /readyz answers 503; false = the service stays ready and answers by fallbacks"
+        ),
     ] = False
 
     history_max_events: Annotated[
-        int, Field(ge=1, le=10_000, description="Newest events kept per user; the oldest are dropped a tenth at a time")
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="Redis keeps this many newest events per user; older events are dropped a tenth at a time",
+        ),
     ] = 500
     history_max_event_ids: Annotated[
-        int, Field(ge=1, le=100_000, description="Newest event ids recognised as duplicates, per user")
+        int,
+        Field(ge=1, le=100_000, description="Redis recognises duplicates among this many newest event ids per user"),
     ] = 2_000
-    history_ttl_days: Annotated[int, Field(ge=1, le=3_650, description="A silent user is forgotten after")] = 90
+    history_ttl_days: Annotated[
+        int, Field(ge=1, le=3_650, description="Redis forgets a user this long after the latest event")
+    ] = 90
     session_ttl_hours: Annotated[
-        int, Field(ge=1, le=87_600, description="A silent session is forgotten after, unless it was merged into a user")
+        int,
+        Field(
+            ge=1,
+            le=87_600,
+            description="Redis forgets a session this long after the latest event, unless it was merged into a user",
+        ),
     ] = 24
     event_log_max_events: Annotated[
         int,
         Field(
             ge=0,
             le=1_000_000_000,
-            description="Events that may wait for offline.export_events; further ones are refused: 503. 0 = no log",
+            description="Events that may wait for offline.export_events; more events are refused with 503; 0 = no "
+            "event log",
         ),
     ] = 1_000_000
     counted_event_types: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
         NoDecode,
-        Field(max_length=32, description="JSON list of event types that metrics tell apart; all others count as other"),
+        Field(
+            max_length=32, description="Event types that the metrics tell apart: JSON list; all others count as other"
+        ),
     ] = ("view", "click", "add_to_cart", "purchase")
     decision_max_mb: Annotated[
         int,
         Field(
             ge=0,
             le=1_048_576,
-            description="MiB of Redis for decision records, of which the oldest go first; 0 = none are kept",
+            description="Redis keeps decision records in this many MiB, and drops the oldest first; 0 = no records",
         ),
     ] = 64
-    decision_ttl_hours: Annotated[int, Field(ge=1, le=8_760, description="A decision record is kept for")] = 168
+    decision_ttl_hours: Annotated[int, Field(ge=1, le=8_760, description="Redis keeps a decision record this long")] = (
+        168
+    )
 
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the model runs")] = "cpu"
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="The model runs on this device: cpu, cuda or cuda:N")
+    ] = "cpu"
     torch_threads: Annotated[
-        int, Field(ge=0, le=256, description="Threads of a forward pass; 0 = the cores, divided among the workers")
+        int, Field(ge=0, le=256, description="Threads of one forward pass; 0 = the cores divided by the workers")
     ] = 0
     state_cache_mb: Annotated[
-        int, Field(ge=0, le=1_048_576, description="MiB for what a HatLLM keeps of users between requests; 0 = nothing")
+        int,
+        Field(
+            ge=0,
+            le=1_048_576,
+            description="A HatLLM keeps users' states in this many MiB between requests; 0 = no states",
+        ),
     ] = 256
     hatllm_mode: Annotated[
         Literal["retrieve", "generate"],
-        Field(description="How a HatLLM that was trained for both answers when a request names no mode"),
+        Field(description="Mode of a HatLLM that was trained for both, where a request names no mode"),
     ] = "retrieve"
     experiment: Annotated[
         Experiment | None,
         NoDecode,
-        Field(description='JSON {"name", "arms": {kind: weight}}: splits users between kinds of models; empty = off'),
+        Field(
+            description='Users are split between kinds of models: JSON {"name", "arms": {kind: weight}}; empty = no '
+            "experiment"
+        ),
     ] = None
-    scenarios: Annotated[Path | None, Field(description="YAML file of scenarios; empty = none")] = None
+    scenarios: Annotated[Path | None, Field(description="YAML file of the scenarios; empty = no scenarios")] = None
     seen_types: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
         NoDecode,
         Field(
             max_length=64,
-            description="JSON list: types of events that count as seen when a request does not say; [] = all",
+            description="Events of these types count as seen, where a request names none: JSON list; [] = all types",
         ),
     ] = ()
     seen_max_age_seconds: Annotated[
@@ -210,40 +256,58 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=4_102_444_800,
-            description="What is older does not count as seen when a request does not say; 0 = whatever its age",
+            description="Events older than this do not count as seen, where a request sets no age; 0 = no limit",
         ),
     ] = 0
     pages_ttl_seconds: Annotated[
-        int, Field(ge=1, le=86_400, description="The list of a paginated answer is kept for")
+        int, Field(ge=1, le=86_400, description="The further pages of an answer can be asked for this long")
     ] = 600
-    batch_max_users: Annotated[int, Field(ge=1, le=1_024, description="Users in one forward pass")] = 32
+    batch_max_users: Annotated[
+        int, Field(ge=1, le=1_024, description="At most this many users in one forward pass")
+    ] = 32
     batch_max_wait_ms: Annotated[
         float,
-        Field(ge=0, le=1_000, description="How long the first of a batch waits for others, while the model is idle"),
+        Field(ge=0, le=1_000, description="An idle model waits this long for more users before a forward pass"),
     ] = 0.0
-    queue_max_users: Annotated[int, Field(ge=1, le=100_000, description="Waiting beyond this is refused: 429")] = 256
-    request_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="When timeout_ms is not sent")] = 10_000
+    queue_max_users: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="At most this many users wait for the model; more are answered by a fallback, or 429 without "
+            "fallbacks",
+        ),
+    ] = 256
+    request_timeout_ms: Annotated[
+        int, Field(ge=1, le=600_000, description="Time for an answer, where a request sends no timeout_ms")
+    ] = 10_000
     model_stuck_seconds: Annotated[
         float,
         Field(
             ge=0.1,
             le=600,
-            description="One forward pass that takes longer is stuck: /readyz 503, requests are refused or fall back",
+            description="A forward pass that takes longer counts as stuck: /readyz answers 503, requests get fallbacks",
         ),
     ] = 1.5
     model_hung_seconds: Annotated[
-        float, Field(ge=0, le=86_400, description="Stuck so long, only a restart helps: /livez 503; 0 = never")
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="A model that is stuck this long needs a restart: /livez answers 503; 0 = never",
+        ),
     ] = 60.0
     max_in_flight: Annotated[
-        int, Field(ge=1, le=100_000, description="Requests being answered at once; beyond this 429")
+        int, Field(ge=1, le=100_000, description="At most this many requests at once; more are answered 429")
     ] = 512
     max_connections: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Open connections; beyond this they are closed with 503")
+        int, Field(ge=1, le=1_000_000, description="At most this many open connections; more are closed with 503")
     ] = 2_000
     fallback: Annotated[
         Literal["on", "off"],
         Field(
-            description="Answer by the next best step what model or Redis cannot, or not in time; off: 429, 503, 504"
+            description="on = where model or Redis fail or are late, the next step of the ladder answers; off = 429, "
+            "503 or 504"
         ),
     ] = "on"
     last_known_mb: Annotated[
@@ -251,50 +315,65 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_048_576,
-            description="MiB for last embeddings, histories and answers of users: for when the model or Redis cannot "
-            "answer, or all is as before",
+            description="A process remembers users' last embeddings, histories and answers in this many MiB, for "
+            "repeated "
+            "requests and for fallbacks",
         ),
     ] = 64
     last_known_max_age_seconds: Annotated[
-        int, Field(ge=1, le=31_536_000, description="Older ones are dropped, and not used")
+        int, Field(ge=1, le=31_536_000, description="A process forgets what it remembers of a user after this long")
     ] = 86_400
     inline_search_values: Annotated[
         int,
         Field(
             ge=0,
             le=1 << 30,
-            description="Catalogues of at most so many numbers (items x width) are searched without a thread; 0 = none",
+            description="Catalogues of at most this many numbers (items x width) are searched without a thread; 0 = "
+            "none",
         ),
     ] = 1 << 23
     segment_attribute: Annotated[
         str,
-        Field(max_length=256, description="Whose popular items a fallback shows; empty = a category-like attribute"),
+        Field(
+            max_length=256,
+            description="Attribute of the segments whose popular items a fallback shows; empty = a category-like "
+            "attribute",
+        ),
     ] = ""
-    max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused: 413")] = 1 << 20
-    max_json_depth: Annotated[int, Field(ge=2, le=200, description="Deeper nested bodies are refused: 400")] = 32
-    max_headers: Annotated[
-        int, Field(ge=10, le=10_000, description="Header lines of a request; more are refused: 431")
-    ] = 100
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30, description="Larger bodies are refused with 413")] = (
+        1 << 20
+    )
+    max_json_depth: Annotated[
+        int, Field(ge=2, le=200, description="More deeply nested bodies are refused with 400")
+    ] = 32
+    max_headers: Annotated[int, Field(ge=10, le=10_000, description="More header lines are refused with 431")] = 100
     max_header_bytes: Annotated[
-        int, Field(ge=1_024, le=1_048_576, description="Path and header lines together; more are refused: 431")
+        int, Field(ge=1_024, le=1_048_576, description="More bytes of path and header lines are refused with 431")
     ] = 16_384
     header_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="The header lines of a request must be there by then: 408")
+        float, Field(gt=0, le=600, description="Header lines that take longer to arrive are refused with 408")
     ] = 10.0
     body_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="The body of a request must be there by then: 408")
+        float, Field(gt=0, le=600, description="A body that takes longer to arrive is refused with 408")
     ] = 10.0
     keep_alive_seconds: Annotated[
         int,
-        Field(ge=1, le=3_600, description="An idle connection is closed after; longer than the proxy's in front of it"),
+        Field(
+            ge=1,
+            le=3_600,
+            description="An idle connection is closed after this long; set it longer than the proxy's own",
+        ),
     ] = 75
-    shutdown_seconds: Annotated[int, Field(ge=0, le=600, description="Requests in flight may take this to end")] = 20
+    shutdown_seconds: Annotated[
+        int, Field(ge=0, le=600, description="Requests in flight may take this long to end after SIGTERM")
+    ] = 20
     shutdown_delay_seconds: Annotated[
         int,
         Field(
             ge=0,
             le=600,
-            description="Accepts this long after SIGTERM with /readyz at 503, so that load balancers notice first",
+            description="The service still accepts requests this long after SIGTERM, with /readyz at 503, for load "
+            "balancers to notice",
         ),
     ] = 0
 
