@@ -25,8 +25,8 @@ EXHAUSTIVE_ITEMS = 100_000
 _TRAINING_ROWS = 65_536
 _ROWS_PER_CELL = 64
 _SEED = 1234
-# A vector of at least this length can be squared and summed without losing its last digits to underflow.
-_SMALL = 1e-12
+# A sum of squares of at least this lost no digits to underflow.
+_SMALL = 1e-24
 
 
 class FaissIndex:
@@ -96,7 +96,7 @@ class FaissIndex:
         if wanted == 0 or len(queries) == 0:
             return scores, indices
         selector = None if is_allowed is None else _selector(is_allowed)
-        with _threads(1 if len(queries) == 1 else None):
+        with _one_thread() if len(queries) == 1 else contextlib.nullcontext():
             if selector is not None and num_allowed <= EXHAUSTIVE_ITEMS:
                 top_scores, top_rows = self._exhaustive(queries, wanted, selector)
             else:
@@ -152,9 +152,10 @@ class FaissIndex:
         queries = np.asarray(queries, dtype=np.float32)
         if len(queries) == 0:
             return queries
-        lengths = np.sqrt(np.einsum("bd,bd->b", queries, queries))[:, None]
-        if np.isfinite(lengths).all() and lengths.min() > _SMALL:
-            unit: np.ndarray = queries / lengths
+        squares = np.vecdot(queries, queries)
+        # Not a number is neither.
+        if squares.min() > _SMALL and squares.max() < np.inf:
+            unit: np.ndarray = queries / np.sqrt(squares)[:, None]
             return unit
         # Too long or too short for its square, or not a vector at all.
         check_vectors(queries)
@@ -294,14 +295,16 @@ def _parameters(index: Any, effort: int | None, selector: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Sets the OpenMP threads of this thread's FAISS calls.
+def _one_thread() -> Iterator[None]:
+    """Lets FAISS use one OpenMP thread, as far as calls of this thread go.
 
     For a single query one thread is faster: on two cores, 50,000 x 256, 1.7 ms against 5.3 ms with two.
     """
     before = faiss.omp_get_max_threads()
-    if number is not None:
-        faiss.omp_set_num_threads(number)
+    if before == 1:
+        yield
+        return
+    faiss.omp_set_num_threads(1)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,12 +138,32 @@ def test_searching_one_query_leaves_the_thread_setting_as_it_was() -> None:
     assert engine.faiss.omp_get_max_threads() == before
 
 
+class _ThreadCounter:
+    """A FAISS index of the same vectors that notes how many OpenMP threads each search may use."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._flat = engine.faiss.IndexFlatIP(vectors.shape[1])
+        self._flat.add(vectors)
+        self.ntotal, self.d = self._flat.ntotal, self._flat.d
+        self.num_threads: list[int] = []
+
+    def search(self, *args: Any, **options: Any) -> Any:
+        self.num_threads.append(engine.faiss.omp_get_max_threads())
+        return self._flat.search(*args, **options)
+
+
 def test_the_calling_thread_uses_one_openmp_thread_for_one_query_and_all_for_a_batch() -> None:
-    with engine._threads(1):
-        assert engine.faiss.omp_get_max_threads() == 1
+    counter = _ThreadCounter(random_vectors(20))
+    index = engine.FaissIndex(counter, factory="Flat", parameters={})
     before = engine.faiss.omp_get_max_threads()
-    with engine._threads(None):
-        assert engine.faiss.omp_get_max_threads() == before
+    engine.faiss.omp_set_num_threads(3)
+    try:
+        index.search(random_vectors(1), 5)
+        index.search(random_vectors(2), 5)
+        assert engine.faiss.omp_get_max_threads() == 3
+    finally:
+        engine.faiss.omp_set_num_threads(before)
+    assert counter.num_threads == [1, 3]
 
 
 @pytest.mark.parametrize(
