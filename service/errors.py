@@ -8,7 +8,6 @@
     ├── Forbidden               403  the key lacks the scope, or another site's page sent the request
     ├── NotFound                404  the item is not in the catalogue
     ├── Gone                    410  the list that a cursor belongs to is no longer kept
-    ├── UnsupportedMediaType    415  the body is not application/json
     ├── BundleRefused           409  the published bundle cannot be served; the old one goes on
     ├── TooManyHidden           409  no more items may be hidden
     ├── Overloaded              429  the queue is full, or too long for the deadline; carries retry_after_seconds
@@ -93,14 +92,6 @@ class Gone(ServiceError):
     status = 410
     title = "Gone"
     default_code = "cursor_expired"
-
-
-class UnsupportedMediaType(ServiceError):
-    """The body is not JSON."""
-
-    status = 415
-    title = "Unsupported media type"
-    default_code = "unsupported_media_type"
 
 
 class BundleRefused(ServiceError):

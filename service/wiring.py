@@ -190,7 +190,6 @@ async def run_service(
         if problems:
             raise InvalidInput(problems[0])
         hidden, lists = RedisHiddenItems(calls), RedisRankedLists(calls, ttl_seconds=settings.pages_ttl_seconds)
-        stack.push_async_callback(hidden.aclose)
         metrics.people.watch_hidden(lambda: len(hidden.last_known.item_ids))
         recording = start_recording(
             stack,

@@ -22,6 +22,7 @@ REQUEST_ID_HEADER = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _NO_ROUTE = "none"
+_JSON = "application/json"
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Asked by whoever decides whether we live, and so never turned away.
@@ -173,12 +174,14 @@ class RequestMiddleware:
         except TimeoutError:
             detail = f"the body was not there within {limits.body_timeout_seconds:g} s"
             return _Refusal(408, "request_timeout", detail, ends_connection=True)
-        if num_bytes and b"json" in headers.get(b"content-type", b"").lower():
-            body = b"".join(message.get("body", b"") for message in messages)
-            reason = json_problem(body, max_depth=limits.max_json_depth)
-            if reason is not None:
-                return _Refusal(400, "malformed_json", reason)
-        return None
+        if not num_bytes:
+            return None
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        if content_type.partition(";")[0].strip().lower() != _JSON:
+            return _Refusal(415, "unsupported_media_type", f"content type {content_type!r}, expected {_JSON}")
+        body = b"".join(message.get("body", b"") for message in messages)
+        reason = json_problem(body, max_depth=limits.max_json_depth)
+        return None if reason is None else _Refusal(400, "malformed_json", reason)
 
     def _too_large(self) -> _Refusal:
         detail = f"the body is larger than {self._limits.max_body_bytes} bytes"

@@ -1,7 +1,7 @@
 """What the pipeline asks of the rest of the service."""
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -68,8 +68,11 @@ class ModelQueue(Protocol):
 class HiddenReader(Protocol):
     """What operators have hidden."""
 
-    async def current(self, *, within: float) -> HiddenItems:
-        """As of now; where the store does not answer within so many seconds, as last known. Never raises."""
+    def current(self, *, within: float) -> Coroutine[Any, Any, HiddenItems]:
+        """As of now; where the store does not answer within so many seconds, as last known. Never raises.
+
+        The question leaves with this call, or when the answer is awaited; whoever does not await it closes it.
+        """
         ...
 
 

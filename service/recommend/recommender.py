@@ -138,16 +138,14 @@ class Recommender:
         )
 
     async def _know(self, ask: Ask) -> tuple[Known, Trace]:
-        """What an answer depends on; the history and what is hidden are read at the same time."""
+        """What an answer depends on; the history and what is hidden are read in one round trip."""
         num_forgotten = self._last_known.forgetting.count
         reading = self._hidden.current(within=_HIDDEN_SHARE * ask.deadline.seconds)
-        if ask.owners and ask.query.history is None:
-            hidden_read = asyncio.create_task(reading)
+        try:
             past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
-            hidden = await hidden_read
-        else:
             hidden = await reading
-            past, trace = await self._source.read(ask, num_forgotten=num_forgotten)
+        finally:
+            reading.close()
         history = past.known_to(ask.served.catalogue)
         items = history.item_indices
         read_items = items[len(items) - ask.served.encoder.window(len(items)) :] if len(items) else items

@@ -90,16 +90,24 @@ class RedisCalls:
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._pipeline = None if isinstance(client, RedisCluster) else Pipeline(client, timeout_seconds=timeout_seconds)
 
-    async def command(self, *parts: Any) -> Any:
-        """Sends one command, such as ``("ZCARD", key)``; only within ``calling``.
+    def send(self, *parts: Any) -> "asyncio.Future[Any]":
+        """Sends one command, such as ``("ZCARD", key)``, at once; the answer is awaited within ``calling``.
 
         Returns:
-            What Redis answers, unconverted: bytes, integers, lists of them, None.
+            What Redis answers, unconverted: bytes, integers, lists of them, None. Nobody has to take it.
         """
         if self._pipeline is not None:
+            answer = self._pipeline.send(parts)
+        else:
+            answer = asyncio.ensure_future(self._ask_cluster(*parts))
+        answer.add_done_callback(_retrieve)
+        return answer
+
+    async def command(self, *parts: Any) -> Any:
+        """Sends one command and waits for the answer; only within ``calling``."""
+        if self._pipeline is not None:
             return await self._pipeline.send(parts)
-        async with self._slots:
-            return await self._client.execute_command(*parts)
+        return await self._ask_cluster(*parts)
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Runs a script whose keys are all in one slot; only within ``calling``."""
@@ -112,6 +120,13 @@ class RedisCalls:
     async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Runs a script several times, each with (keys, arguments), together; only within ``calling``."""
         return list(await asyncio.gather(*(self.run(script, keys, *arguments) for keys, arguments in calls)))
+
+    async def _ask_cluster(self, *parts: Any) -> Any:
+        # Concurrent first calls of a client that has not read the topology go to random nodes, and the storm of
+        # redirections makes it drop its connections (redis-py 8.1). Free once it has.
+        await self._client.initialize()
+        async with self._slots:
+            return await self._client.execute_command(*parts)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -135,11 +150,13 @@ class RedisCalls:
                 yield
                 return
             async with asyncio.timeout(timeout_seconds or self._timeout_seconds):
-                if isinstance(self._client, RedisCluster):
-                    # Concurrent first calls of a client that has not read the topology go to random nodes, and the
-                    # storm of redirections makes it drop its connections (redis-py 8.1). Free once it has.
-                    await self._client.initialize()
                 yield
         except self._failures as error:
             LOGGER.warning("Redis failed to %s: %s: %s", purpose, type(error).__name__, error)
             raise HistoryUnavailable(f"the history store failed to {purpose}: {type(error).__name__}") from error
+
+
+def _retrieve(answer: "asyncio.Future[Any]") -> None:
+    # Whoever asked may have gone; an exception that nobody takes is no news.
+    if not answer.cancelled():
+        answer.exception()

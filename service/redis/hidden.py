@@ -1,15 +1,16 @@
 """Hidden items in Redis: durable, and in force on every replica as soon as hiding one was answered.
 
-Every request asks for the version of the set (one GET), and reads what has changed only if it has. Requests that come
-together share one question, if it is asked after all of them have come; so a hidden item cannot be returned to anybody
-who asks after it was hidden.
+Every request asks for the version of the set (one GET, which leaves with the other commands of the request), and reads
+what has changed only if the version has. The question is asked after the request has come, so no request that comes
+after an item was hidden returns the item.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from secrets import token_hex
+from typing import Any
 
 from service.errors import HistoryUnavailable, TooManyHidden
 from service.people.hidden_set import MAX_HIDDEN, HiddenItem, HiddenItems
@@ -38,11 +39,10 @@ class RedisHiddenItems:
         # What Redis said, and as of which version; ``_known`` may be ahead of it by what was hidden here.
         self._as_read: frozenset[str] = frozenset()
         self._version = ""
-        self._is_ahead = False
-        # Hidden here since the question that is being answered was asked: its answer may lack them.
-        self._hidden_meanwhile: set[str] = set()
-        self._running: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[None] | None = None
+        # Items hidden here, with the number of the hiding: answers to questions that were asked before may lack them.
+        self._hidden_here: dict[str, int] = {}
+        self._num_hidden_here = 0
+        self._reading_changes = asyncio.Lock()
         self._since_script = Script("hidden_since")
         self._change_script = Script("change_hidden")
 
@@ -51,16 +51,17 @@ class RedisHiddenItems:
         """As of the last time that it was read."""
         return self._known
 
-    async def current(self, *, within: float) -> HiddenItems:
+    def current(self, *, within: float) -> Coroutine[Any, Any, HiddenItems]:
         """The set as of now or later; as last known where Redis does not answer in time. Never raises.
 
+        The question leaves at once; whoever wants the answer awaits it, or closes it.
+
         Args:
-            within: Seconds that there are to wait.
+            within: Seconds that there are to wait, from now.
         """
-        with contextlib.suppress(HistoryUnavailable, TimeoutError):
-            async with asyncio.timeout(min(within, self._patience_seconds)):
-                await self._read_anew()
-        return self._known
+        deadline = asyncio.get_running_loop().time() + min(within, self._patience_seconds)
+        question = self._calls.send("GET", _KEYS[0])
+        return self._answered(question, self._num_hidden_here, deadline)
 
     async def hide(self, item_id: str) -> HiddenItem:
         """Hides an item; when it returns, no request that comes later returns the item.
@@ -91,13 +92,6 @@ class RedisHiddenItems:
         members, since = rows[::2], rows[1::2]
         return number, [HiddenItem(one.decode(), float(at) / 1_000) for one, at in zip(members, since, strict=True)]
 
-    async def aclose(self) -> None:
-        """Ends what is being read."""
-        tasks = [task for task in (self._running, self._next) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _change(self, verb: str, item_id: str) -> HiddenItem:
         now = int(time.time() * 1_000)
         async with self._calls.calling(f"{verb} an item"):
@@ -108,46 +102,52 @@ class RedisHiddenItems:
             raise TooManyHidden(f"{MAX_HIDDEN} items are hidden already; show some of them first")
         if verb == "hide":
             # At once: a request that has no time to ask Redis, or asks in vain, must not return it either.
-            self._hidden_meanwhile.add(item_id)
+            self._num_hidden_here += 1
+            self._hidden_here[item_id] = self._num_hidden_here
             self._known = HiddenItems(self._known.item_ids | {item_id}, is_known=self._known.is_known)
-            self._is_ahead = True
         else:
-            self._hidden_meanwhile.discard(item_id)
+            self._hidden_here.pop(item_id, None)
         return HiddenItem(item_id, int(since) / 1_000 or None)
 
-    async def _read_anew(self) -> None:
-        """Waits for a question to Redis that is asked after this was called."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._read_after(self._running), name="hatstand-hidden")
-            self._next.add_done_callback(_retrieved)
-        await asyncio.shield(self._next)
+    async def _answered(
+        self, question: "asyncio.Future[bytes | None]", num_hidden_before: int, deadline: float
+    ) -> HiddenItems:
+        with contextlib.suppress(HistoryUnavailable, TimeoutError):
+            async with self._calls.calling("read hidden items"):
+                # Most often the history was awaited before, and this answer came with it.
+                if question.done():
+                    await self._take(question.result(), num_hidden_before, deadline)
+                else:
+                    async with asyncio.timeout_at(deadline):
+                        version = await question
+                    await self._take(version, num_hidden_before, deadline)
+        return self._known
 
-    async def _read_after(self, previous: asyncio.Task[None] | None) -> None:
-        if previous is not None:
-            await asyncio.wait([previous])
-        self._running, self._next = self._next, None
-        await self._read()
-
-    async def _read(self) -> None:
-        self._hidden_meanwhile.clear()
-        async with self._calls.calling("read hidden items", timeout_seconds=self._patience_seconds):
-            version = (await self._calls.command("GET", _KEYS[0]) or b"").decode()
+    async def _take(self, answer: bytes | None, num_hidden_before: int, deadline: float) -> None:
+        """Takes the version of the set, and reads what has changed if the version is another one."""
+        version = (answer or b"").decode()
+        if self._known.is_known and version == self._version:
+            self._forget_hidden_here(num_hidden_before)
+            return
+        async with asyncio.timeout_at(deadline), self._reading_changes:
             if not self._known.is_known or version != self._version:
                 await self._read_changes()
-            elif not self._is_ahead:
-                return
-        self._is_ahead = bool(self._hidden_meanwhile)
-        self._known = HiddenItems(self._as_read | self._hidden_meanwhile)
 
     async def _read_changes(self) -> None:
+        num_hidden_before = self._num_hidden_here
         epoch, _, number = self._version.partition(":")
         current, is_all, hidden, shown = await self._calls.run(self._since_script, _KEYS, epoch, number or "0")
         before = frozenset() if is_all else self._as_read
         self._as_read = (before - {one.decode() for one in shown}) | {one.decode() for one in hidden}
         self._version = current.decode()
+        self._forget_hidden_here(num_hidden_before)
+        self._known = HiddenItems(self._as_read | self._hidden_here.keys())
 
-
-def _retrieved(task: "asyncio.Task[None]") -> None:
-    # Nobody may be waiting any more; what went wrong was logged where it happened.
-    if not task.cancelled():
-        task.exception()
+    def _forget_hidden_here(self, number: int) -> None:
+        """Forgets the first hidings of this process: what was read was asked for after them, and has them."""
+        old = [item_id for item_id, hiding in self._hidden_here.items() if hiding <= number]
+        if not old:
+            return
+        for item_id in old:
+            del self._hidden_here[item_id]
+        self._known = HiddenItems(self._as_read | self._hidden_here.keys(), is_known=self._known.is_known)

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from model_store.people.appending import derived_event_id
 from model_store.people.owner import Owner, owners_of
 from service.http.auth import require
-from service.http.dependencies import ServiceDep, require_json
+from service.http.dependencies import ServiceDep
 from service.http.problems import describe_problem
 from service.people.history_store import Event
 from service.routes.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
 
-router = APIRouter(tags=["events"], dependencies=[Depends(require("events")), Depends(require_json)])
+router = APIRouter(tags=["events"], dependencies=[Depends(require("events"))])
 
 # Events that are checked before others have their turn: about a millisecond.
 _AT_ONCE = 16

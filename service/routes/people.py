@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Path
 
 from model_store.people.owner import Owner
 from service.http.auth import require
-from service.http.dependencies import ServiceDep, require_json
+from service.http.dependencies import ServiceDep
 from service.people.history_store import ErasedStore, Event
 from service.routes.schemas.people import (
     ErasedStoreAnswer,
@@ -25,7 +25,7 @@ from service.routes.schemas.wire import MAX_ID_LENGTH
 router = APIRouter(tags=["users"])
 _ADMIN = [Depends(require("admin"))]
 # whoever reports a session's events may say whose they are
-_REPORTER = [Depends(require("events")), Depends(require_json)]
+_REPORTER = [Depends(require("events"))]
 
 UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 SessionId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]

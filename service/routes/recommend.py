@@ -9,7 +9,7 @@ from pydantic_core import to_jsonable_python
 
 from service.errors import HistoryUnavailable
 from service.http.auth import require
-from service.http.dependencies import ServiceDep, require_json
+from service.http.dependencies import ServiceDep
 from service.people.interactions import Interactions
 from service.recommend.ask import Query, RankedItem, Recommendation, ScenarioRef, SegmentWish
 from service.recommend.paging import Caller, PageRequest
@@ -29,7 +29,7 @@ _REASONS = frozenset({"filter", "hidden", "excluded", "seen", "cap"})
 router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"))])
 
 
-@router.post("/recommend", dependencies=[Depends(require_json)], response_model=RecommendAnswer)
+@router.post("/recommend", response_model=RecommendAnswer)
 async def recommend(request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request) -> Response:
     """Recommends items to a user, to a session, or to a history; with a cursor, goes on with the list before."""
     return Response(await _recommend(request, service, http), media_type="application/json")

@@ -5,6 +5,7 @@ import asyncio
 import httpx2
 import pytest
 
+from service.people.hidden_set import HiddenItems
 from service.redis.calls import RedisCalls, connect
 from service.redis.hidden import RedisHiddenItems
 from service.settings import Settings
@@ -41,18 +42,17 @@ async def test_what_is_hidden_while_a_question_is_answered_stays_hidden(
 
     async def slow_run(script: object, *more: object) -> object:
         answer = await run(script, *more)  # type: ignore[arg-type]
-        if script is hidden._since_script:
+        if asyncio.current_task() is reading:
             has_answered.set()
             await may_go_on.wait()
         return answer
 
     monkeypatch.setattr(calls, "run", slow_run)
-    reading = asyncio.create_task(hidden.current(within=2))
+    reading: asyncio.Task[HiddenItems] = asyncio.create_task(hidden.current(within=2))
     await has_answered.wait()
     await hidden.hide("i2")
     may_go_on.set()
     assert (await reading).item_ids == {"i1", "i2"}
     own_redis.kill()
     assert (await hidden.current(within=0.1)).item_ids == {"i1", "i2"}
-    await hidden.aclose()
     await calls.aclose()

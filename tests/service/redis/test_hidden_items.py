@@ -47,8 +47,7 @@ def _open(redis: RedisProcess, *, patience_seconds: float = 0.25) -> tuple[Redis
 async def replicas(own_redis: RedisProcess) -> AsyncIterator[list[RedisHiddenItems]]:
     opened = [_open(own_redis) for _ in range(3)]
     yield [hidden for hidden, _ in opened]
-    for hidden, calls in opened:
-        await hidden.aclose()
+    for _, calls in opened:
         await calls.aclose()
 
 
@@ -107,8 +106,7 @@ def test_every_replica_knows_the_set_whatever_it_missed(
                     assert await _ids(hidden) == expected
             for hidden, _ in opened:
                 assert await _ids(hidden) == expected
-        for hidden, calls in dict(opened).items():
-            await hidden.aclose()
+        for calls in dict(opened).values():
             await calls.aclose()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -143,12 +141,40 @@ async def test_whoever_asks_after_an_item_was_hidden_knows_it(replicas: list[Red
     await asyncio.gather(hide_some(), *(ask(replica) for replica in replicas for _ in range(20)))
 
 
-async def test_many_requests_share_few_questions(own_redis: RedisProcess, replicas: list[RedisHiddenItems]) -> None:
-    await _ids(replicas[0])
+async def test_the_question_leaves_with_the_other_commands_of_the_request(
+    own_redis: RedisProcess, replicas: list[RedisHiddenItems]
+) -> None:
+    calls = RedisCalls(connect(own_redis.url, cluster=False, timeout_seconds=1.0), timeout_seconds=1.0)
+    hidden = RedisHiddenItems(calls)
+    await _ids(hidden)
+
+    async def ask() -> None:
+        reading = hidden.current(within=5)
+        async with calls.calling("count"):
+            await calls.command("ZCARD", "nobody")
+        assert (await reading).is_known
+
     with own_redis.client() as client:
-        client.config_resetstat()
-        await asyncio.gather(*(replicas[0].current(within=5) for _ in range(500)))
-        assert client.info("commandstats")["cmdstat_get"]["calls"] <= 2
+        before = client.info("stats")["total_reads_processed"]
+        await ask()
+        # one read of the server for both commands, one for this question
+        assert client.info("stats")["total_reads_processed"] - before == 2
+        before = client.info("stats")["total_reads_processed"]
+        await asyncio.gather(*(ask() for _ in range(100)))
+        assert client.info("stats")["total_reads_processed"] - before < 20
+    await calls.aclose()
+
+
+async def test_a_question_that_nobody_awaits_leaves_no_trace(
+    own_redis: RedisProcess, replicas: list[RedisHiddenItems]
+) -> None:
+    own_redis.send(signal.SIGSTOP)
+    try:
+        replicas[0].current(within=5).close()
+    finally:
+        own_redis.kill()
+        own_redis.start()
+    assert await _ids(replicas[0]) == frozenset()
 
 
 async def test_without_redis_the_last_known_set_holds(
@@ -200,8 +226,7 @@ async def test_a_cluster_hides_as_one_server_does(tmp_path: Path) -> None:
         await replicas[1].show("i1")
         assert [await _ids(one) for one in replicas] == [{"i2"}] * 2
     finally:
-        for hidden, one in zip(replicas, calls, strict=True):
-            await hidden.aclose()
+        for one in calls:
             await one.aclose()
         for node in nodes:
             node.kill()
