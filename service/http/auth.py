@@ -78,13 +78,13 @@ class Authenticator:
             RateLimited: There were too many.
         """
         if key is None:
-            rate, who = self._anonymous, caller_of_address(address)
+            rate = self._anonymous
         else:
             per_minute = self._per_minute if key.requests_per_minute is None else key.requests_per_minute
-            rate, who = rate_of(per_minute, self._burst), f"key:{key.sha256}"
+            rate = rate_of(per_minute, self._burst)
         if rate is None:
             return {}
-        turn = await limits.take(who, rate)
+        turn = await limits.take(caller_of_address(address) if key is None else f"key:{key.sha256}", rate)
         headers = dict(turn.headers(rate))
         if not turn.may_pass:
             self._metrics.http.rate_limited("address" if key is None else "key")

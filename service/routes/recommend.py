@@ -30,8 +30,10 @@ router = APIRouter(tags=["recommend"], dependencies=[Depends(require("recommend"
 
 
 @router.post("/recommend", response_model=RecommendAnswer)
-async def recommend(request: Annotated[RecommendRequest, Body()], service: ServiceDep, http: Request) -> Response:
+async def recommend(request: Annotated[RecommendRequest, Body()], http: Request) -> Response:
     """Recommends items to a user, to a session, or to a history; with a cursor, goes on with the list before."""
+    # Not a dependency: FastAPI takes longer to look one up than all that this route does before the list is made.
+    service: RunningService = http.app.state.service
     return Response(await _recommend(request, service, http), media_type="application/json")
 
 
