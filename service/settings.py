@@ -3,15 +3,17 @@
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model_store.errors import InvalidInput
+from model_store.field_problems import describe_problem
+from model_store.people.redis_url import parse_redis_url
 from service.recommend.experiment import Experiment
 
 PREFIX = "HATSTAND_"
@@ -20,7 +22,6 @@ _TEST_PREFIX = "HATSTAND_TEST_"
 EMBEDDED = "embedded"
 MIN_DECISION_MB = 4
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_REDIS_SCHEMES = {"redis", "rediss", "unix"}
 
 Scope = Literal["recommend", "events", "admin"]
 
@@ -43,10 +44,10 @@ class ApiKey(BaseModel):
     requests_per_minute: Annotated[int | None, Field(ge=0, le=10_000_000)] = None
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings; each is the environment variable of its name in capitals after ``HATSTAND_``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_file=None)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     store: Annotated[str, Field(description="Model store: a folder, or an s3:// or gs:// url")] = ".hatstand/store"
     store_poll_seconds: Annotated[
@@ -81,12 +82,13 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[
         tuple[ApiKey, ...],
-        NoDecode,
-        Field(description='API keys: JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin'),
+        Field(
+            repr=False,
+            description='API keys: JSON list of {"name", "sha256", "scopes"}; scopes are recommend, events, admin',
+        ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        NoDecode,
         Field(description='Pages of these origins may call the API: JSON list, such as ["https://shop.example"]'),
     ] = ()
     allowed_hosts: Annotated[
@@ -149,12 +151,19 @@ class Settings(BaseSettings):
     ] = False
 
     redis_url: Annotated[
-        str, Field(repr=False, description='"embedded", or redis://, rediss:// or unix:// of a server')
+        str,
+        Field(
+            repr=False,
+            description='"embedded", or redis://, rediss:// or unix:// of a server; special characters percent-encoded',
+        ),
     ] = EMBEDDED
-    redis_cluster: Annotated[bool, Field(description="The url names a node of a Redis Cluster")] = False
-    redis_directory: Annotated[Path, Field(description="Where the embedded Redis keeps its data")] = Path(
-        ".hatstand/redis"
-    )
+    redis_cluster: Annotated[
+        bool, Field(description="The url names nodes of a Redis Cluster: redis://a:6379,b:6379")
+    ] = False
+    redis_directory: Annotated[
+        Path | None,
+        Field(description="The embedded Redis keeps its data in this folder; empty = beside the store, one per store"),
+    ] = None
     redis_timeout_seconds: Annotated[
         float, Field(gt=0, le=60, description="A call to Redis may take this long, retries included")
     ] = 2.0
@@ -199,7 +208,6 @@ class Settings(BaseSettings):
     ] = 1_000_000
     counted_event_types: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
-        NoDecode,
         Field(
             max_length=32, description="Event types that the metrics tell apart: JSON list; all others count as other"
         ),
@@ -236,7 +244,6 @@ class Settings(BaseSettings):
     ] = "retrieve"
     experiment: Annotated[
         Experiment | None,
-        NoDecode,
         Field(
             description='Users are split between kinds of models: JSON {"name", "arms": {kind: weight}}; empty = no '
             "experiment"
@@ -245,7 +252,6 @@ class Settings(BaseSettings):
     scenarios: Annotated[Path | None, Field(description="YAML file of the scenarios; empty = no scenarios")] = None
     seen_types: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
-        NoDecode,
         Field(
             max_length=64,
             description="Events of these types count as seen, where a request names none: JSON list; [] = all types",
@@ -404,30 +410,30 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(part, strict=False)
         return value
 
-    @field_validator("api_keys", "cors_origins", "seen_types", mode="before")
+    @field_validator("api_keys", "cors_origins", "seen_types", "counted_event_types", "experiment", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
-        # Decoded here, so that what is no JSON is refused like any other wrong value.
-        return json.loads(value) if isinstance(value, str) else value
-
-    @field_validator("experiment", mode="before")
-    @classmethod
-    def _from_json_or_off(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return json.loads(value) if value.strip() else None
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"expected JSON: {error}") from error
 
-    @field_validator("console", "scenarios", mode="before")
+    # Defined last, so it is called first.
+    @field_validator("experiment", "console", "scenarios", "redis_directory", mode="before")
     @classmethod
     def _or_unset(cls, value: object) -> object:
-        return None if value == "" else value
+        return None if isinstance(value, str) and not value.strip() else value
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis_url(cls, value: str) -> str:
-        if value != EMBEDDED and urlsplit(value).scheme not in _REDIS_SCHEMES:
-            raise ValueError("expected 'embedded' or a redis://, rediss:// or unix:// url")
-        return value
+    @model_validator(mode="after")
+    def _has_redis_url(self) -> Self:
+        if self.redis_url != EMBEDDED:
+            try:
+                parse_redis_url(self.redis_url, cluster=self.redis_cluster)
+            except InvalidInput as error:
+                raise ValueError(f"HATSTAND_REDIS_URL: {error}") from error
+        return self
 
     @property
     def is_loopback(self) -> bool:
@@ -474,8 +480,7 @@ def split_names(value: str) -> tuple[str, ...]:
 def load_settings(environment: Mapping[str, str]) -> Settings:
     """Reads the settings, and refuses variables that carry our prefix but mean nothing.
 
-    Pydantic ignores an environment variable that it does not know, so a misspelt one would silently be the
-    default.
+    A misspelt variable would otherwise silently be the default.
 
     Args:
         environment: All variables, such as ``os.environ``.
@@ -490,11 +495,26 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         if name.upper().startswith(PREFIX) and not name.upper().startswith(_TEST_PREFIX) and name.upper() not in known
     )
     if strangers:
-        raise InvalidInput(f"unknown setting {', '.join(strangers)}; known are {', '.join(sorted(known))}")
+        raise InvalidInput("; ".join(_stranger(name, known) for name in strangers))
+    given = {name.upper()[len(PREFIX) :].lower(): value for name, value in environment.items() if name.upper() in known}
     try:
-        return Settings()
+        return Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = PREFIX + str(first["loc"][0]).upper()
-        where = "".join(f"[{part}]" for part in first["loc"][1:])
-        raise InvalidInput(f"{name}{where}: {first['msg']}") from error
+        raise InvalidInput(_problem(error)) from error
+
+
+def _stranger(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name.upper(), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "docs/configuration.md and .env.example have all of them"
+    return f"unknown setting {name}; {hint}"
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem, with the name of the variable; the value only where it is no secret."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    name = str(first["loc"][0])
+    shown = {key: one for key, one in first.items() if key != "input" or Settings.model_fields[name].repr}
+    where = "".join(f"[{part}]" for part in first["loc"][1:])
+    return f"{PREFIX}{name.upper()}{where}: {describe_problem(shown)}"

@@ -35,6 +35,7 @@ from service.recommend.recommender import Recommender
 from service.recommend.scenarios import Scenarios, SeenDefaults
 from service.recording import Recording, start_recording
 from service.redis.calls import RedisCalls, connect
+from service.redis.directory import embedded_directory
 from service.redis.embedded import EmbeddedRedis
 from service.redis.erasures import Erasures
 from service.redis.hidden import RedisHiddenItems
@@ -259,7 +260,7 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     """Where Redis is; the embedded one is started."""
     if settings.redis_url != EMBEDDED:
         return settings.redis_url
-    embedded = EmbeddedRedis(settings.redis_directory)
+    embedded = EmbeddedRedis(embedded_directory(settings.store, settings.redis_directory))
     embedded.start()
     stack.callback(embedded.stop)
     return embedded.url

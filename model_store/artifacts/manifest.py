@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound
+from model_store.field_problems import describe_problem
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -184,7 +185,7 @@ def parse_manifest(text: bytes, manifest_type: type[M], *, source: str) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ArtifactCorrupt(f"{source} is no {manifest_type.__name__}: {key}: {first['msg']}") from error
+        raise ArtifactCorrupt(f"{source} is no {manifest_type.__name__}: {key}: {describe_problem(first)}") from error
 
 
 def _read(directory: Path) -> bytes:

@@ -5,14 +5,14 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from model_store.errors import InvalidInput
+from model_store.people.redis_url import parse_redis_url
 
 _RETRIES = 5
-_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -> Any:
@@ -20,7 +20,7 @@ def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``; or the ``redis.url`` file of an embedded Redis that runs.
-        cluster: Whether the url names a node of a Redis Cluster.
+        cluster: Whether the url names nodes of a Redis Cluster.
         timeout_seconds: For connecting and for each answer.
 
     Raises:
@@ -28,26 +28,28 @@ def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -
     """
     if "://" not in url and Path(url).is_file():
         url = Path(url).read_text().strip()
-    if not url.startswith(_SCHEMES):
-        raise InvalidInput(f"--redis-url begins with none of {', '.join(_SCHEMES)}: expected the url of a Redis")
+    try:
+        address = parse_redis_url(url, cluster=cluster)
+    except InvalidInput as error:
+        raise InvalidInput(f"--redis-url: {error}") from error
     options: dict[str, Any] = {
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), _RETRIES),
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,
     }
+    client: Any = None
     try:
-        client: Any = RedisCluster.from_url(url, **options) if cluster else Redis.from_url(url, **options)
-    except ValueError as error:
-        # its text may hold a part of the password
-        raise InvalidInput(
-            "--redis-url cannot be read: percent-encode the characters / @ # : % ? [ of the password"
-        ) from error
-    except (RedisError, OSError) as error:
-        raise InvalidInput(f"Redis at --redis-url does not answer: {one_line(error)}") from error
-    try:
+        if cluster:
+            nodes = [ClusterNode(host, port) for host, port in address.further_nodes]
+            client = RedisCluster.from_url(address.url, startup_nodes=nodes, **options)
+        else:
+            client = Redis.from_url(address.url, **options)
         client.ping()
-    except (RedisError, OSError) as error:
-        client.close()
+    except ValueError as error:  # its text may hold a part of the password
+        raise InvalidInput("--redis-url has an option with a wrong value after the question mark") from error
+    except (RedisError, RedisClusterException, OSError) as error:
+        if client is not None:
+            client.close()
         raise InvalidInput(f"Redis at --redis-url does not answer: {one_line(error)}") from error
     return client
 

@@ -8,14 +8,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from model_store.field_problems import describe_problem
 from service.errors import ServiceError
 
 LOGGER = logging.getLogger(__name__)
-
-# Longer values are not repeated to the caller.
-_READABLE_LENGTH = 64
 
 CONTENT_TYPE = "application/problem+json"
 _MAX_ERRORS = 20
@@ -84,9 +83,9 @@ def install(app: FastAPI) -> None:
         if any(entry["type"] == "json_invalid" for entry in found):
             reason = str(found[0].get("ctx", {}).get("error", "not JSON"))
             return _answer(request, status=400, code="malformed_json", detail=f"the body is not JSON: {reason}")
-        errors = [
-            {"pointer": _pointer(entry["loc"]), "detail": describe_problem(entry)} for entry in found[:_MAX_ERRORS]
-        ]
+        model = _body_model(request)
+        placed = [(_pointer(entry, error.body), describe_problem(entry, model)) for entry in found[:_MAX_ERRORS]]
+        errors = [{"pointer": pointer, "detail": detail} for pointer, detail in _deepest(placed)]
         first = errors[0]
         detail = f"{first['pointer'] or 'the body'}: {first['detail']}"
         return _answer(
@@ -123,21 +122,36 @@ def _answer(request: Request, *, status: int, code: str, detail: str, **more: An
     )
 
 
-def _pointer(location: Sequence[str | int]) -> str:
-    """Where in the body, as a JSON pointer (RFC 6901); the leading word of FastAPI is dropped."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location[1:])
+def _pointer(entry: Mapping[str, Any], body: Any) -> str:
+    """Where in the body, as a JSON pointer (RFC 6901).
 
-
-def describe_problem(entry: Mapping[str, Any]) -> str:
-    """What was expected of a value, and the value itself where it is short enough to read.
-
-    Args:
-        entry: One of pydantic's ``errors()``.
+    FastAPI begins with the word "body", and pydantic names the kind of value where there may be several kinds: both are
+    dropped.
     """
-    value = entry.get("input")
-    is_readable = (
-        isinstance(value, str | int | float) and len(str(value)) <= _READABLE_LENGTH and str(value).isprintable()
-    )
-    if entry["type"] == "missing" or not is_readable:
-        return str(entry["msg"])
-    return f"{entry['msg']}, got {value!r}"
+    source, *location = entry["loc"]
+    parts, value = [], body
+    for part in location:
+        is_inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if is_inside:
+            value = value[part]
+        elif source == "body" and not (entry["type"] == "missing" and part == location[-1]):
+            continue
+        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in parts)
+
+
+def _deepest(placed: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without what is said of a value of which something is wrong inside: that its kind is another one."""
+    pointers = [pointer for pointer, _ in placed]
+    return [
+        (pointer, detail)
+        for pointer, detail in dict.fromkeys(placed)
+        if not pointer or not any(other.startswith(f"{pointer}/") for other in pointers)
+    ]
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """What the route takes as its body."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    annotation = None if body is None else body.field_info.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from model_store.encoding import Mode
 from model_store.errors import InvalidInput
+from model_store.field_problems import describe_problem
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.recommend.ask import Boost, Pin, Query, ScenarioRef
@@ -217,13 +218,13 @@ class Scenarios:
         try:
             content = yaml.load(text, _Loader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"{path}: {error}") from error
+            raise InvalidInput(f"{path}: {' '.join(str(error).split())}") from error
         try:
             scenarios = _File.model_validate(content).scenarios
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-            raise InvalidInput(f"{path}: {place or 'the file'}: {first['msg']}") from error
+            raise InvalidInput(f"{path}: {place or 'the file'}: {describe_problem(first, _File)}") from error
         if len(scenarios) > _MAX_SCENARIOS:
             raise InvalidInput(f"{path}: {len(scenarios)} scenarios, expected at most {_MAX_SCENARIOS}")
         return cls(path, scenarios)

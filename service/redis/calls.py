@@ -14,11 +14,13 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
+from model_store.errors import InvalidInput
+from model_store.people.redis_url import RedisAddress, parse_redis_url
 from service.errors import HistoryUnavailable
 from service.redis.pipeline import Pipeline
 
@@ -40,20 +42,32 @@ def connect(url: str, *, cluster: bool, timeout_seconds: float) -> "Redis | Redi
     """Makes a client; connects on first use, so that the service starts while Redis is down.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
-        cluster: Whether the url names a node of a Redis Cluster.
+        url: As ``parse_redis_url`` has it.
+        cluster: Whether the url names nodes of a Redis Cluster.
         timeout_seconds: For connecting and for each answer.
+
+    Raises:
+        InvalidInput: The url cannot be read; the message shows no part of it.
     """
+    address = parse_redis_url(url, cluster=cluster)
+    try:
+        return _client(address, cluster=cluster, timeout_seconds=timeout_seconds)
+    except ValueError as error:  # an option after the question mark; its text may hold a part of the password
+        raise InvalidInput("the Redis url has an option with a wrong value after the question mark") from error
+
+
+def _client(address: RedisAddress, *, cluster: bool, timeout_seconds: float) -> "Redis | RedisCluster":
     if cluster:
         return RedisCluster.from_url(
-            url,
+            address.url,
+            startup_nodes=[ClusterNode(host, port) for host, port in address.further_nodes],
             protocol=_PROTOCOL,
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), _RETRIES),
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
         )
     return Redis.from_url(
-        url,
+        address.url,
         protocol=_PROTOCOL,
         # RedisCalls tries again and watches the time, of a whole batch of commands
         retry=Retry(NoBackoff(), 0),

@@ -113,7 +113,7 @@ class EmbeddedRedis:
             target=self._supervise, args=(binary, self._lock), name="hatstand-redis", daemon=True
         )
         self._supervisor.start()
-        # For the jobs that read the event log: --redis-url "$(cat .hatstand/redis/redis.url)".
+        # For the jobs that read the event log and load histories.
         self._url_path().write_text(self.url)
         LOGGER.info("embedded Redis %s keeps histories in %s", self._process.pid, self._data_directory)
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends
 from pydantic import ValidationError
 
+from model_store.field_problems import describe_problem
 from model_store.people.appending import derived_event_id
 from model_store.people.owner import Owner, owners_of
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
-from service.http.problems import describe_problem
 from service.people.history_store import Event
 from service.routes.schemas.events import EventIn, EventsAnswer, EventsRequest, RejectedEvent
 
@@ -21,6 +21,7 @@ router = APIRouter(tags=["events"], dependencies=[Depends(require("events"))])
 _AT_ONCE = 16
 _CODES = {
     "missing": "missing_field",
+    "no_owner": "missing_field",
     "extra_forbidden": "unknown_field",
     "string_too_long": "too_long",
     "string_too_short": "empty",
@@ -86,5 +87,5 @@ def _rejection(index: int, raw: Any, error: ValidationError) -> RejectedEvent:
         index=index,
         event_id=event_id if is_echoed else None,
         code=_CODES.get(first["type"], "invalid_type"),
-        detail=f"{where}: {describe_problem(first)}",
+        detail=f"{where}: {describe_problem(first, EventIn)}",
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from model_store.errors import InvalidInput
 from service.engine.loading_turn import LoadingTurn
+from service.redis.directory import embedded_directory
 from service.redis.embedded import EmbeddedRedis
 from service.settings import EMBEDDED, Settings
 from service.workers.announcement import announce
@@ -248,7 +249,7 @@ def run_workers(settings: Settings, listeners: list[socket.socket], *, num_worke
     with contextlib.ExitStack() as stack:
         redis_url = settings.redis_url
         if redis_url == EMBEDDED:
-            embedded = EmbeddedRedis(settings.redis_directory)
+            embedded = EmbeddedRedis(embedded_directory(settings.store, settings.redis_directory))
             embedded.start()
             stack.callback(embedded.stop)
             redis_url = embedded.url

@@ -25,7 +25,7 @@ class RedisProcess:
 
     def __init__(self, directory: Path, *options: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = free_port()
         self._directory = directory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +105,7 @@ def _cluster_is_whole(node: RedisProcess) -> bool:
     return info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port whose cluster bus port is free, too."""
     while True:
         port = random.randrange(20_000, 50_000)

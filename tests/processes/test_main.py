@@ -62,7 +62,7 @@ def _own_signal_handlers() -> Iterator[None]:
     ("name", "value", "reason"),
     [
         ("HATSTAND_STOER", "x", "unknown setting HATSTAND_STOER"),
-        ("HATSTAND_PORT", "http", "HATSTAND_PORT: Input should be a valid integer"),
+        ("HATSTAND_PORT", "http", "HATSTAND_PORT: expected a whole number"),
         ("HATSTAND_HOST", "0.0.0.0", "HATSTAND_ALLOW_ANONYMOUS=1"),
         ("HATSTAND_STORE", __file__, f"store {__file__} is a file"),
     ],

@@ -71,7 +71,7 @@ class EventIn(Wire):
     @model_validator(mode="after")
     def _is_somebodys(self) -> Self:
         if not (self.user_id or self.session_id):
-            raise PydanticCustomError("missing", "expected user_id or session_id")
+            raise PydanticCustomError("no_owner", "expected user_id or session_id")
         if self.user_id and self.session_id:
             raise PydanticCustomError("not_both", "expected user_id or session_id, not both; a session can be merged")
         return self

@@ -24,6 +24,7 @@ from schemathesis.schemas import APIOperation
 
 from tests.processes.redis_processes import RedisProcess
 from tests.processes.service_process import ServiceProcess, service_process
+from tests.words import RAW_WORDS
 
 DOCUMENT = Path(__file__).parents[3] / "docs/openapi.json"
 NUM_DEFAULT = 300
@@ -94,6 +95,7 @@ class Fuzz:
             self.statuses[operation.path, answer.status_code] += 1
             case.validate_response(answer, checks=checks)
             assert answer.status_code not in {500, 503, 504}, answer.text
+            assert not RAW_WORDS.search(answer.text), answer.text
 
         try:
             each_is_answered()
