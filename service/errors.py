@@ -18,7 +18,7 @@
     └── DeadlineExceeded        504  the answer was not there in time
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -30,6 +30,7 @@ class ServiceError(Exception):
         code: A stable word for programs, where the class' own is too coarse.
         retry_after_seconds: When to ask again, where that was computed; the class' own otherwise.
         headers: Further ones of the answer.
+        errors: What is wrong where in the body, with ``pointer``, ``detail`` and maybe ``code``.
     """
 
     status: ClassVar[int] = 500
@@ -44,8 +45,10 @@ class ServiceError(Exception):
         code: str | None = None,
         retry_after_seconds: int | None = None,
         headers: Mapping[str, str] | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
     ) -> None:
         super().__init__(detail)
+        self.errors = list(errors)
         self.detail = detail
         self.code = code or self.default_code
         self.retry_after_seconds = (

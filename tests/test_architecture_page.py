@@ -23,7 +23,8 @@ def _named(text: str) -> set[str]:
 def _check(follower: Follower, title: str) -> None:
     passed = set(follower.files)
     assert passed, "nothing was followed"
-    assert not passed - _named(_section(title)), f"{title}: the page does not name what the request passed"
+    unnamed = passed - _named(_section(title))
+    assert not unnamed, f"{title}: the page does not name {sorted(unnamed)}, which the request passed"
 
 
 async def test_a_recommendation_and_an_event_pass_the_files_that_the_page_names_and_no_others(

@@ -23,9 +23,9 @@ export function sessionId({ storage = globalThis.localStorage, forget = false } 
 
 /** The service refused: `status`, `code` (a stable word), `detail`, `requestId`, `retryAfterSeconds`. */
 export class HatstandError extends Error {
-  constructor({ status = 0, code = `http_${status}`, detail = "no problem document", requestId, retryAfterSeconds }) {
+  constructor({ status = 0, code = `http_${status}`, detail = "no problem document", errors = [], requestId, retryAfterSeconds }) {
     super(`${status} ${code}: ${detail}`);
-    Object.assign(this, { name: "HatstandError", status, code, detail, requestId, retryAfterSeconds });
+    Object.assign(this, { name: "HatstandError", status, code, detail, errors, requestId, retryAfterSeconds });
   }
 }
 
@@ -108,7 +108,9 @@ export class Hatstand {
           this.#timer ??= setTimeout(() => void this.flush(), 10 * this.#options.flushMs);
           return;
         }
-        this.#options.onUndelivered(batch, error.message);
+        if (error.code === "no_event_accepted")
+          error.errors.forEach(({ code, detail }, index) => this.#options.onUndelivered([batch[index]], `${code}: ${detail}`));
+        else this.#options.onUndelivered(batch, error.message);
       }
       const done = new Set(batch);
       this.#waiting = this.#waiting.filter((event) => !done.has(event));
@@ -165,6 +167,7 @@ async function read(response) {
     status: response.status,
     code: problem.code,
     detail: problem.detail,
+    errors: problem.errors,
     requestId: problem.request_id ?? response.headers.get("x-request-id"),
     retryAfterSeconds: Number.isFinite(seconds) ? seconds : undefined,
   });

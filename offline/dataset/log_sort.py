@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_store.errors import InvalidInput
+from model_store.people.moments import FIRST_PLAUSIBLE_SECOND
 from offline.dataset.dataset import INTERACTION_SCHEMA, TimeUnit
-from offline.dataset.formats.clock import FIRST_PLAUSIBLE_SECOND
 from offline.dataset.formats.rows import Interaction
 from offline.dataset.item_table import ItemTable
 from offline.dataset.unknown_items import UnknownItems

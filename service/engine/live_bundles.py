@@ -40,6 +40,11 @@ class LiveSet:
     bundles: Mapping[str, ServedBundle] = field(default_factory=dict)
     default: str | None = None
 
+    def num_unknown(self, item_ids: Sequence[str]) -> int:
+        """How many of these items no catalogue has."""
+        catalogues = [served.catalogue for served in self.bundles.values()]
+        return sum(not any(catalogue.index_of(item_id) for catalogue in catalogues) for item_id in item_ids)
+
 
 @dataclass(frozen=True)
 class Refusal:

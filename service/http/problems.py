@@ -37,7 +37,7 @@ def problem(
     title: str | None = None,
     instance: str | None = None,
     retry_after_seconds: int | None = None,
-    errors: Sequence[dict[str, Any]] = (),
+    errors: Sequence[Mapping[str, Any]] = (),
     more_headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """One problem document as a response."""
@@ -75,6 +75,7 @@ def install(app: FastAPI) -> None:
             detail=error.detail,
             retry_after_seconds=error.retry_after_seconds,
             more_headers=error.headers,
+            errors=error.errors,
         )
 
     @app.exception_handler(RequestValidationError)

@@ -1,6 +1,5 @@
 """What agents may ask and do; the descriptions are for them to read."""
 
-import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -110,7 +109,9 @@ class Tools:
         type: Annotated[str, Field(description="Such as click, cart or purchase")] = "click",
         recommendation_id: Annotated[str | None, Field(description="Of the list that led to it")] = None,
         event_id: Annotated[str | None, Field(description="The same id again counts once")] = None,
-        timestamp: Annotated[int | None, Field(description="Seconds since 1970; default: now")] = None,
+        timestamp: Annotated[
+            int | str | None, Field(description="Seconds since 1970, or ISO 8601; default: now")
+        ] = None,
     ) -> dict[str, Any]:
         """Records what a user or a session did with an item; their next recommendation counts it in.
 
@@ -121,14 +122,10 @@ class Tools:
             "user_id": user_id,
             "session_id": session_id,
             "type": type,
-            "timestamp": int(time.time()) if timestamp is None else timestamp,
+            "timestamp": timestamp,
             "recommendation_id": recommendation_id,
             "event_id": event_id,
             "properties": {"origin": ORIGIN},
         }
         sent = {name: value for name, value in event.items() if value is not None}
-        answer = await self._routes.ask(context, "POST", "/events", body={"events": [sent]})
-        if answer["rejected"]:
-            refused = answer["rejected"][0]
-            raise ToolError(f"{refused['code']}: {refused['detail']}")
-        return answer
+        return await self._routes.ask(context, "POST", "/events", body={"events": [sent]})

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from model_store.field_problems import describe_problem
 from model_store.people.appending import derived_event_id
 from model_store.people.owner import Owner, owners_of
+from service.errors import InvalidRequest
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
 from service.people.history_store import Event
@@ -28,22 +29,43 @@ _CODES = {
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",
     "value_error": "out_of_range",
+    "moment_range": "out_of_range",
     "not_both": "ambiguous_owner",
 }
 
 
 @router.post("/events")
 async def report_events(request: Annotated[EventsRequest, Body()], service: ServiceDep) -> EventsAnswer:
-    """Takes interactions. What is accepted is durable, and the user's next recommendation counts it in."""
+    """Takes interactions. What is accepted is durable, and the user's next recommendation counts it in.
+
+    A bad event rejects itself alone; where none is good, the answer is 422 and says what is wrong with each.
+    """
     events, rejected = await _sort_out(request.events)
-    accepted, duplicates, token = 0, 0, None
-    if events:
-        outcome = await service.histories.append(events)
-        accepted, duplicates, token = outcome.accepted, outcome.duplicates, outcome.event_token
-        service.people.note(outcome.new)
-        service.recording.attribution.note(outcome.new)
-    service.metrics.people.events_handled(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
-    return EventsAnswer(accepted=accepted, duplicates=duplicates, rejected=rejected, event_token=token)
+    if not events:
+        service.metrics.people.events_handled(accepted=0, duplicates=0, rejected=len(rejected))
+        raise _none_taken(rejected)
+    outcome = await service.histories.append(events)
+    service.people.note(outcome.new)
+    service.recording.attribution.note(outcome.new)
+    service.metrics.people.events_handled(
+        accepted=outcome.accepted, duplicates=outcome.duplicates, rejected=len(rejected)
+    )
+    return EventsAnswer(
+        accepted=outcome.accepted,
+        duplicates=outcome.duplicates,
+        unknown_items=service.bundles.live.num_unknown([event.item_id for event in outcome.new]),
+        rejected=rejected,
+        event_token=outcome.event_token,
+    )
+
+
+def _none_taken(rejected: Sequence[RejectedEvent]) -> InvalidRequest:
+    first = rejected[0]
+    return InvalidRequest(
+        f"none of {len(rejected)} events was accepted; the first ({first.code}): {first.detail}",
+        code="no_event_accepted",
+        errors=[{"pointer": f"/events/{one.index}", "code": one.code, "detail": one.detail} for one in rejected],
+    )
 
 
 async def _sort_out(raw_events: Sequence[Any]) -> tuple[list[Event], list[RejectedEvent]]:

@@ -107,6 +107,7 @@ class EventsAnswer(Answer):
 
     accepted: int
     duplicates: int
+    unknown_items: int = 0
     rejected: list[RejectedEvent]
     event_token: str | None
 

@@ -27,6 +27,7 @@ LOGGER = logging.getLogger(__name__)
 # The sender itself tries again: an attempt must not outlast closing.
 _ONCE = Retries(max_attempts=1)
 _TOO_LARGE = 413
+_NONE_ACCEPTED = "no_event_accepted"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,12 @@ class EventSender:
 
     def _deliver(self, batch: Sequence[Event]) -> None:
         for events, error in self._failures(batch):
-            self._keep(events, str(error) or repr(error))
+            if isinstance(error, InvalidRequest) and error.code == _NONE_ACCEPTED:
+                # kept for later, they would be refused again
+                reasons = [f"{one['code']}: {one['detail']}" for one in error.errors]
+                self._give_up([UndeliveredEvent(*one) for one in zip(events, reasons, strict=True)])
+            else:
+                self._keep(events, str(error) or repr(error))
 
     def _keep(self, events: Sequence[Event], reason: str) -> None:
         """Writes events to the spool file, or gives them up."""

@@ -11,10 +11,10 @@ from typing_extensions import TypedDict
 
 
 class HistoryItem(TypedDict, total=False):
-    """One interaction of a history that comes with the request; ``timestamp`` is in seconds since 1970."""
+    """One interaction of a history that comes with the request; ``timestamp`` is in seconds since 1970, or ISO 8601."""
 
     item_id: str
-    timestamp: int | None
+    timestamp: int | str | None
     type: str | None
 
 

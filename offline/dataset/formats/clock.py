@@ -5,12 +5,10 @@ import math
 import time
 from typing import Any
 
+from model_store.people.moments import END_OF_TIME, FIRST_PLAUSIBLE_SECOND, seconds_of_iso
 from offline.dataset.formats.rows import BadRow, FileTimeUnit, shown
 
-# seconds since 1970 of any log that we could meet are above this (1973-03-03), ranks below it
-FIRST_PLAUSIBLE_SECOND = 100_000_000
 EARLIEST = 631_152_000  # 1990-01-01 in seconds
-END_OF_TIME = 4_102_444_800  # 2100-01-01 in seconds
 _DAY = 86_400
 _TICKS_PER_SECOND: dict[FileTimeUnit, int] = {"milliseconds": 1_000, "microseconds": 1_000_000}
 
@@ -74,14 +72,11 @@ class Clock:
         except (ValueError, OverflowError):
             pass
         try:
-            moment = datetime.datetime.fromisoformat(value.strip())
+            return seconds_of_iso(value)
         except ValueError as error:
             has_date = value.strip()[:1].isdigit() and any(mark in value for mark in "-:/.")
             hint = ", nor a date and time such as 2021-01-20T10:00:00Z" if has_date else ""
             raise BadRow(f"timestamp {shown(value)} is not a number{hint}") from error
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return math.floor(moment.timestamp())
 
     def _reason(self, value: Any, seconds: int) -> str:
         if isinstance(value, bool):

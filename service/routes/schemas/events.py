@@ -29,7 +29,7 @@ def _is_storable(properties: dict[str, Any]) -> dict[str, Any]:
 def _is_not_in_the_future(timestamp: int) -> int:
     latest = math.floor(time.time()) + MAX_CLOCK_SKEW_SECONDS
     if timestamp > latest:
-        raise ValueError(f"{timestamp} is more than a day in the future; expected seconds since 1970")
+        raise PydanticCustomError("moment_range", "this is more than a day in the future; expected seconds since 1970")
     return timestamp
 
 
@@ -38,7 +38,10 @@ class EventIn(Wire):
 
     event_id: Annotated[
         Identifier | None,
-        Field(description="The same one again is a duplicate; default: made from user, item, type and timestamp"),
+        Field(
+            description="The same one again is a duplicate; default: made from user, item, type and timestamp, so send "
+            "one where the timestamp is left out: only then is a retry recognised"
+        ),
     ] = None
     user_id: Annotated[
         str,
@@ -60,7 +63,11 @@ class EventIn(Wire):
     ]
     item_id: Identifier
     type: Annotated[str, Field(min_length=1, max_length=64)] = DEFAULT_EVENT_TYPE
-    timestamp: Annotated[Timestamp, AfterValidator(_is_not_in_the_future)]
+    timestamp: Annotated[
+        Timestamp,
+        AfterValidator(_is_not_in_the_future),
+        Field(default_factory=lambda: int(time.time()), description="When it happened; now where it is left out"),
+    ]
     recommendation_id: Annotated[
         Identifier | None, Field(description="Of the answer that led to it; kept with the event, and counted")
     ] = None
@@ -102,5 +109,9 @@ class EventsAnswer(Wire):
 
     accepted: int
     duplicates: int
+    unknown_items: Annotated[
+        int,
+        Field(description="Accepted events of items that no live catalogue has (yet)"),
+    ]
     rejected: list[RejectedEvent]
     event_token: str | None

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from model_store.people.moments import END_OF_TIME
 from service.recommend.candidates.caps import MAX_CAPPED
 from service.recommend.candidates.filter_wire import Filter, FilterNode
 from service.recommend.paging import MAX_CURSOR_LENGTH
-from service.routes.schemas.wire import MAX_ID_LENGTH, MAX_TIMESTAMP, Identifier, Timestamp, Wire
+from service.routes.schemas.wire import MAX_ID_LENGTH, Identifier, Timestamp, Wire
 
 MAX_K = 500
 MAX_HISTORY = 10_000
@@ -71,7 +72,7 @@ class RecommendRequest(Wire):
     ] = None
     seen_max_age_seconds: Annotated[
         int | None,
-        Field(ge=1, le=MAX_TIMESTAMP, description="What is older may come back; default: of the settings"),
+        Field(ge=1, le=END_OF_TIME, description="What is older may come back; default: of the settings"),
     ] = None
     max_per: Annotated[
         dict[Annotated[str, Field(max_length=MAX_ID_LENGTH)], Annotated[int, Field(ge=1, le=MAX_K)]],

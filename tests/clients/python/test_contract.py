@@ -58,6 +58,9 @@ def _form(schema: Any) -> Any:
         return schema
     if "$ref" in schema:
         return schema["$ref"].rsplit("/", 1)[1]
+    if any("anyOf" in one for one in schema.get("anyOf", ())):
+        # one of several, one of which is one of several
+        return _form({**schema, "anyOf": [part for one in schema["anyOf"] for part in one.get("anyOf", [one])]})
     return {
         name: _form(value)
         for name, value in schema.items()

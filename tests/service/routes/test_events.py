@@ -44,7 +44,6 @@ async def test_events_are_counted_and_kept_oldest_first(client: httpx2.AsyncClie
         ({"user_id": "u" * 257}, "too_long"),
         ({"item_id": ...}, "missing_field"),
         ({"item_id": "i" * 1_000}, "too_long"),
-        ({"timestamp": ...}, "missing_field"),
         ({"timestamp": "now"}, "invalid_type"),
         ({"timestamp": 1.5}, "invalid_type"),
         ({"timestamp": -1}, "out_of_range"),
@@ -72,9 +71,83 @@ async def test_a_bad_event_rejects_itself_alone(
 
 
 async def test_things_that_are_no_events_are_rejected_one_by_one(client: httpx2.AsyncClient) -> None:
-    body = await _report(client, 1, None, [], "event", {})
-    assert (body["accepted"], body["event_token"]) == (0, None)
+    body = await _report(client, 1, None, [], "event", {}, event(_user(), "i1", 1))
+    assert body["accepted"] == 1
     assert [rejected["index"] for rejected in body["rejected"]] == [0, 1, 2, 3, 4]
+
+
+async def test_a_batch_of_which_nothing_is_accepted_is_refused_and_says_why(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/events", json={"events": [1, {"user_id": "u"}, event("u", "i1", -1)]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_event_accepted")
+    assert [(one["pointer"], one["code"]) for one in answer.json()["errors"]] == [
+        ("/events/0", "invalid_type"),
+        ("/events/1", "missing_field"),
+        ("/events/2", "out_of_range"),
+    ]
+    assert (
+        "none of 3 events was accepted; the first (invalid_type): event: expected an object" in answer.json()["detail"]
+    )
+    # what was taken before is no failure
+    once = event(_user(), "i1", 1)
+    assert (await _report(client, once))["accepted"] == 1
+    again = await _report(client, once, 1)
+    assert (again["accepted"], again["duplicates"], len(again["rejected"])) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "seconds"),
+    [
+        ("2021-01-20T01:00:00Z", 1_611_104_400),
+        ("2021-01-20T01:00:00+01:00", 1_611_100_800),
+        ("2021-01-20T00:00:00.75", 1_611_100_800),
+        ("2021-01-20", 1_611_100_800),
+        (1_611_100_800, 1_611_100_800),
+        (0, 0),
+    ],
+)
+async def test_a_moment_is_seconds_or_iso_8601(client: httpx2.AsyncClient, timestamp: object, seconds: int) -> None:
+    user = _user()
+    await _report(client, {"user_id": user, "item_id": "i1", "timestamp": timestamp})
+    (kept,) = (await client.get(f"/users/{user}")).json()["history"]
+    assert kept["timestamp"] == seconds
+    body = {"history": [{"item_id": "i1", "timestamp": timestamp}], "k": 1}
+    assert (await client.post("/recommend", json=body)).status_code == 200
+
+
+async def test_an_event_without_a_moment_happens_now(client: httpx2.AsyncClient) -> None:
+    user, before = _user(), int(time.time())
+    sent = {"user_id": user, "item_id": "i1", "event_id": "once"}
+    assert (await _report(client, sent))["accepted"] == 1
+    assert (await _report(client, sent))["duplicates"] == 1
+    (kept,) = (await client.get(f"/users/{user}")).json()["history"]
+    assert before <= kept["timestamp"] <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "hint"),
+    [
+        (1_700_000_000_123, "these are milliseconds, it seems; expected seconds since 1970: 1700000000"),
+        (1_700_000_000_123_456, "these are microseconds, it seems"),
+        (1_700_000_000_123_456_789, "these are nanoseconds, it seems"),
+        (10**30, "expected seconds since 1970, from 0 to"),
+        ("1700000000", "expected seconds since 1970, or ISO 8601"),
+        ("yesterday", "expected seconds since 1970, or ISO 8601"),
+        ("2021-13-01", "expected seconds since 1970, or ISO 8601"),
+        (True, "expected seconds since 1970, or ISO 8601"),
+        (None, "expected seconds since 1970, or ISO 8601"),
+    ],
+)
+async def test_another_clock_is_refused_with_a_hint(client: httpx2.AsyncClient, timestamp: object, hint: str) -> None:
+    wrong = {"user_id": "u", "item_id": "i1", "timestamp": timestamp}
+    answer = await client.post("/events", json={"events": [wrong]})
+    assert f"timestamp: {hint}" in answer.json()["errors"][0]["detail"], answer.text
+
+
+async def test_events_of_unknown_items_are_taken_and_counted(client: httpx2.AsyncClient) -> None:
+    user = _user()
+    body = await _report(client, event(user, "i1", 1), event(user, "nobody-knows", 2), event(user, "nor-this", 3))
+    assert (body["accepted"], body["unknown_items"]) == (3, 2)
+    assert (await _report(client, event(user, "nor-this", 3)))["unknown_items"] == 0
 
 
 @pytest.mark.parametrize("events", [[], [{}] * 1_001, "events", None])
