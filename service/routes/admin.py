@@ -7,11 +7,12 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
+from service.http.literal_route import LiteralRoute
 from service.people.hidden_set import MAX_HIDDEN, HiddenItem
 from service.routes.schemas.items import HiddenItemAnswer, HiddenItemsAnswer
 from service.routes.schemas.wire import MAX_ID_LENGTH
 
-router = APIRouter(tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))])
+router = APIRouter(route_class=LiteralRoute, tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))])
 
 ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 

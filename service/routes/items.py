@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from service.engine.served_bundle import ServedBundle
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
+from service.http.literal_route import LiteralRoute
 from service.people.hidden_set import HiddenItems
 from service.recommend.ask import RankedItem
 from service.recommend.browse import find_by_title, item_index_of, similar_items
@@ -16,7 +17,7 @@ from service.routes.schemas.items import CatalogueAnswer, CatalogueItem, Similar
 from service.routes.schemas.recommend import MAX_K
 from service.wiring import RunningService
 
-router = APIRouter(tags=["items"], dependencies=[Depends(require("recommend"))])
+router = APIRouter(route_class=LiteralRoute, tags=["items"], dependencies=[Depends(require("recommend"))])
 
 Model = Annotated[str | None, Query(max_length=64, description="Kind of model; the default one by default")]
 K = Annotated[int, Query(ge=1, le=MAX_K)]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Depends, Path
 from model_store.people.owner import Owner
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
+from service.http.literal_route import LiteralRoute
 from service.people.history_store import ErasedStore, Event
 from service.routes.schemas.people import (
     ErasedStoreAnswer,
@@ -22,7 +23,7 @@ from service.routes.schemas.people import (
 )
 from service.routes.schemas.wire import MAX_ID_LENGTH
 
-router = APIRouter(tags=["users"])
+router = APIRouter(route_class=LiteralRoute, tags=["users"])
 _ADMIN = [Depends(require("admin"))]
 # whoever reports a session's events may say whose they are
 _REPORTER = [Depends(require("events"))]

@@ -65,19 +65,25 @@ def catalogue_of(drawn: list[dict[str, Any]]) -> Catalogue:
 
 
 @st.composite
-def conditions(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+def conditions(draw: st.DrawFn) -> tuple[str, Any]:
     """An attribute and what it must be, as it is sent."""
     name = draw(st.sampled_from(sorted(SENT)))
-    keys = ["any_of", "none_of", "exists"] + (["gte", "lte"] if name in ORDERED else [])
+    keys = ["any_of", "none_of", "exists"] + (["gte", "lte", "gt", "lt"] if name in ORDERED else [])
     chosen = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True))
     values = {
         "any_of": st.lists(SENT[name], min_size=1, max_size=3),
         "none_of": st.lists(SENT[name], min_size=1, max_size=3),
         "gte": SENT[name],
         "lte": SENT[name],
+        "gt": SENT[name],
+        "lt": SENT[name],
         "exists": st.booleans(),
     }
-    return name, {key: draw(values[key]) for key in chosen}
+    condition = {key: draw(values[key]) for key in chosen}
+    # the short forms: the values, or the one value
+    if chosen == ["any_of"] and draw(st.booleans()):
+        return name, condition["any_of"][0] if len(condition["any_of"]) == 1 else condition["any_of"]
+    return name, condition
 
 
 leaves = st.lists(conditions(), max_size=2).map(dict)
@@ -115,7 +121,8 @@ def passes(row: dict[str, Any], sent: dict[str, Any]) -> bool:
     return True
 
 
-def _holds(value: Any, condition: dict[str, Any]) -> bool:
+def _holds(value: Any, sent: Any) -> bool:
+    condition = sent if isinstance(sent, dict) else {"any_of": sent if isinstance(sent, list) else [sent]}
     elements = [
         one
         for one in (value if isinstance(value, list) else [value])
@@ -127,9 +134,11 @@ def _holds(value: Any, condition: dict[str, Any]) -> bool:
             ("any_of" not in condition or one in condition["any_of"])
             and ("gte" not in condition or one >= condition["gte"])
             and ("lte" not in condition or one <= condition["lte"])
+            and ("gt" not in condition or one > condition["gt"])
+            and ("lt" not in condition or one < condition["lt"])
         )
 
-    wants_one = {"any_of", "gte", "lte"} & condition.keys()
+    wants_one = {"any_of", "gte", "lte", "gt", "lt"} & condition.keys()
     return (
         (not wants_one or any(fits(one) for one in elements))
         and not any(one in condition.get("none_of", ()) for one in elements)

@@ -73,13 +73,15 @@ export function filterLines(filter) {
 
 const together = (lines, word) => (lines.length === 1 ? lines[0] : `(${lines.join(` ${word} `)})`);
 
-function conditionLines(name, { any_of, none_of, gte, lte, exists }) {
+function conditionLines(name, { any_of, none_of, gte, lte, gt, lt, exists }) {
   const there = (it) => it !== undefined && it !== null;
   return [
     there(any_of) ? `${name} is ${any_of.map(value).join(" or ")}` : null,
     there(none_of) ? `${name} is not ${none_of.map(value).join(" nor ")}` : null,
     there(gte) ? `${name} ≥ ${value(gte)}` : null,
     there(lte) ? `${name} ≤ ${value(lte)}` : null,
+    there(gt) ? `${name} > ${value(gt)}` : null,
+    there(lt) ? `${name} < ${value(lt)}` : null,
     there(exists) ? `${name} is ${exists ? "given" : "not given"}` : null,
   ].filter(Boolean);
 }

@@ -6,7 +6,8 @@ that is a list, an item passes if one of its elements does.
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,33 @@ from service.errors import InvalidRequest
 Value = str | int | float | bool
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a value; None bounds nothing.
+
+    Attributes:
+        gte: At least this.
+        lte: At most this.
+        gt: More than this.
+        lt: Less than this.
+    """
+
+    gte: Value | None = None
+    lte: Value | None = None
+    gt: Value | None = None
+    lt: Value | None = None
+
+    def given(self) -> Iterator[tuple[str, Value]]:
+        """Name and value of those that bound something."""
+        for name in ("gte", "lte", "gt", "lt"):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+
+_NO_BOUNDS = Bounds()
+
+
 def has_value(catalogue: Catalogue, name: str) -> np.ndarray:
     """(N,) bool by row: neither null nor NaN; a list with at least one such element."""
     return _by_item(_values(catalogue, name), _is_there)
@@ -29,8 +57,7 @@ def matches(
     name: str,
     *,
     any_of: Sequence[Value] | None = None,
-    gte: Value | None = None,
-    lte: Value | None = None,
+    bounds: Bounds = _NO_BOUNDS,
     path: str = "",
 ) -> np.ndarray:
     """Which items have a value (of a list, one element) for which all of this holds.
@@ -39,8 +66,7 @@ def matches(
         catalogue: Whose items.
         name: One of its attributes.
         any_of: It is one of these.
-        gte: It is at least this.
-        lte: It is at most this.
+        bounds: It is within these.
         path: Where the filter was sent, for errors.
 
     Returns:
@@ -56,10 +82,9 @@ def matches(
         for at, value in enumerate(any_of):
             _check(name, kind, value, f"{path}/any_of/{at}")
         tests.append(lambda elements: _is_in(elements, any_of))
-    for bound, is_lower, key in ((gte, True, "gte"), (lte, False, "lte")):
-        if bound is not None:
-            _check(name, kind, bound, f"{path}/{key}", is_bound=True)
-            tests.append(_comparison(kind, bound, is_lower=is_lower))
+    for key, bound in bounds.given():
+        _check(name, kind, bound, f"{path}/{key}", is_bound=True)
+        tests.append(_comparison(kind, bound, is_lower=key.startswith("g"), is_strict=not key.endswith("e")))
     return _by_item(values, lambda elements: np.logical_and.reduce([test(elements) for test in tests]))
 
 
@@ -99,11 +124,16 @@ def _is_in(values: pa.Array, wanted: Sequence[Value]) -> np.ndarray:
     return _numpy(pc.is_in(values, value_set=pa.array(wanted, type=kind)))
 
 
-def _comparison(kind: pa.DataType, bound: Value, *, is_lower: bool) -> Callable[[pa.Array], np.ndarray]:
-    compare = pc.greater_equal if is_lower else pc.less_equal
+def _comparison(
+    kind: pa.DataType, bound: Value, *, is_lower: bool, is_strict: bool
+) -> Callable[[pa.Array], np.ndarray]:
     limit = _limit(kind, bound, is_lower=is_lower) if _is_number(kind) else bound
     if isinstance(limit, bool):  # beyond all that the attribute's type can be
         return lambda values: np.full(len(values), limit)
+    if is_strict and limit == bound:  # else the limit lies beyond the bound already
+        compare = pc.greater if is_lower else pc.less
+    else:
+        compare = pc.greater_equal if is_lower else pc.less_equal
     scalar = pa.scalar(limit, type=kind)
     return lambda values: _numpy(compare(values, scalar))
 

@@ -2,11 +2,12 @@
 
 ::
 
-    {"category": {"any_of": ["Audio"]},
+    {"category": {"any_of": ["Audio"]}, "colour": "red",
      "or": [{"price": {"lte": 50}}, {"not": {"brand": {"exists": true}}}]}
 
-All entries of an object must hold. An entry is an attribute with its condition, or ``and`` or ``or`` with a list of
-such objects, or ``not`` with one. So an attribute called ``and``, ``or`` or ``not`` cannot be filtered by.
+A value instead of a condition is short for ``any_of`` with this value, a list of values for ``any_of`` with these. All
+entries of an object must hold. An entry is an attribute with its condition, or ``and`` or ``or`` with a list of such
+objects, or ``not`` with one. So an attribute called ``and``, ``or`` or ``not`` cannot be filtered by.
 """
 
 import math
@@ -23,7 +24,8 @@ MAX_CONDITIONS = 64
 MAX_VALUES = 1_000
 
 _AND, _OR, _NOT = "and", "or", "not"
-_LISTS = ("any_of", "none_of")
+_ANY_OF = "any_of"
+_LISTS = (_ANY_OF, "none_of")
 _MAX_STRING = 1_024
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
@@ -66,6 +68,13 @@ def _tidied_condition(schema: dict[str, Any]) -> None:
     schema["minProperties"] = 1
 
 
+def _tidied_node(schema: dict[str, Any]) -> None:
+    _tidied(schema)
+    value = {"type": ["string", "number", "boolean"]}
+    values = {"type": "array", "items": value, "minItems": 1, "maxItems": MAX_VALUES}
+    schema["additionalProperties"] = {"anyOf": [schema["additionalProperties"], value, values]}
+
+
 # Were None in the types, every mistake would have a second error: "expected null".
 _NOT_SENT: Any = None
 
@@ -82,25 +91,32 @@ class FilterCondition(_Filter):
     none_of: Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)] = _NOT_SENT
     gte: Bound = _NOT_SENT
     lte: Bound = _NOT_SENT
+    gt: Bound = _NOT_SENT
+    lt: Bound = _NOT_SENT
     exists: bool = _NOT_SENT
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, sent: Any) -> Any:
-        """Null is nothing: many clients write it for what they do not send."""
-        return {name: part for name, part in sent.items() if part is not None} if isinstance(sent, dict) else sent
+        """Null is nothing: many clients write it for what they do not send. A value is short for any_of."""
+        if isinstance(sent, dict):
+            return {name: part for name, part in sent.items() if part is not None}
+        if isinstance(sent, list):
+            return {_ANY_OF: sent}
+        return {_ANY_OF: [sent]} if isinstance(sent, str | int | float | bool) else sent
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
-        if all(value is None for value in (self.any_of, self.none_of, self.gte, self.lte, self.exists)):
-            raise PydanticCustomError("filter_condition", "expected at least one of any_of, none_of, gte, lte, exists")
+        if not self.model_fields_set:
+            names = ", ".join(type(self).model_fields)
+            raise PydanticCustomError("filter_condition", "expected at least one of {names}", {"names": names})
         return self
 
 
 class FilterNode(_Filter):
     """All entries must hold; without entries everything passes. Other names than these are attributes."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=_tidied)
+    model_config = ConfigDict(extra="allow", json_schema_extra=_tidied_node)
     __pydantic_extra__: dict[str, FilterCondition] = Field(init=False)
 
     all_of: Annotated[
@@ -144,6 +160,8 @@ class FilterNode(_Filter):
             none_of=values(sent.none_of),
             gte=sent.gte,
             lte=sent.lte,
+            gt=sent.gt,
+            lt=sent.lt,
             exists=sent.exists,
             path=f"{path}/{escaped}",
         )
@@ -171,8 +189,9 @@ def _bounded(sent: Any) -> Any:
                 waiting += [(each, (*place, name, at), depth + 1) for at, each in enumerate(part)]
             elif name == _NOT:
                 waiting.append((part, (*place, name), depth + 1))
-            elif isinstance(part, dict):
-                values += sum(len(part[key]) for key in _LISTS if isinstance(part.get(key), list))
+            elif isinstance(part, dict | list):
+                lists = [part] if isinstance(part, list) else [part.get(key) for key in _LISTS]
+                values += sum(len(each) for each in lists if isinstance(each, list))
                 if values > MAX_VALUES:
                     raise _too_much((*place, str(name)), f"the filter has more than {MAX_VALUES} values")
     return sent

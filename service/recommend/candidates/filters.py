@@ -12,7 +12,7 @@ import numpy as np
 
 from model_store.catalogue.catalogue import Catalogue
 from service.engine.served_bundle import MaskCache
-from service.recommend.candidates.attributes import Value, has_value, matches
+from service.recommend.candidates.attributes import Bounds, Value, has_value, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Match:
         any_of: The values that are allowed; None allows all.
         gte: The smallest value allowed.
         lte: The largest value allowed.
+        gt: The value is more than this.
+        lt: The value is less than this.
         path: Where it was sent, for errors.
     """
 
@@ -31,6 +33,8 @@ class Match:
     any_of: tuple[Value, ...] | None = None
     gte: Value | None = None
     lte: Value | None = None
+    gt: Value | None = None
+    lt: Value | None = None
     path: str = field(default="", compare=False)
 
 
@@ -74,13 +78,15 @@ def condition(
     none_of: tuple[Value, ...] | None = None,
     gte: Value | None = None,
     lte: Value | None = None,
+    gt: Value | None = None,
+    lt: Value | None = None,
     exists: bool | None = None,
     path: str = "",
 ) -> Node:
     """What one attribute must be, as a tree; all that is given must hold."""
     parts: list[Node] = []
-    if any_of is not None or gte is not None or lte is not None:
-        parts.append(Match(attribute, any_of, gte, lte, path))
+    if any(part is not None for part in (any_of, gte, lte, gt, lt)):
+        parts.append(Match(attribute, any_of, gte, lte, gt, lt, path))
     if none_of is not None:
         parts.append(Not(Match(attribute, none_of, path=path)))
     if exists is not None:
@@ -142,7 +148,8 @@ def _everything(num_items: int) -> np.ndarray:
 def _leaf(leaf: Leaf, catalogue: Catalogue) -> np.ndarray:
     if isinstance(leaf, Exists):
         return has_value(catalogue, leaf.attribute)
-    return matches(catalogue, leaf.attribute, any_of=leaf.any_of, gte=leaf.gte, lte=leaf.lte, path=leaf.path)
+    bounds = Bounds(gte=leaf.gte, lte=leaf.lte, gt=leaf.gt, lt=leaf.lt)
+    return matches(catalogue, leaf.attribute, any_of=leaf.any_of, bounds=bounds, path=leaf.path)
 
 
 def _key(leaf: Leaf) -> bytes:
@@ -152,5 +159,5 @@ def _key(leaf: Leaf) -> bytes:
         text = f"exists {leaf.attribute!r}"
     else:
         values = None if leaf.any_of is None else sorted({repr(value) for value in leaf.any_of})
-        text = f"match {leaf.attribute!r} {values} {leaf.gte!r} {leaf.lte!r}"
+        text = f"match {leaf.attribute!r} {values} {leaf.gte!r} {leaf.lte!r} {leaf.gt!r} {leaf.lt!r}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
