@@ -167,6 +167,12 @@ class Catalogue:
         filled = pc.fill_null(self._table.column(POPULARITY).cast(pa.int64()), 0)
         return filled.to_numpy()
 
+    @functools.cached_property
+    def title_words(self) -> list[str]:
+        """All words of all titles in lower case, each once."""
+        words = pc.split_pattern_regex(pc.utf8_lower(self._table.column(TITLE)), r"[^\p{L}\p{N}]+")
+        return [word for word in pc.unique(pc.list_flatten(words)).to_pylist() if word]
+
     def popular(self) -> np.ndarray:
         """(N,) int64, every ``item_index``: the most popular first, then by row. Do not write to it."""
         return self._by_popularity

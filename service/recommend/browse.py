@@ -1,7 +1,6 @@
-"""Looking at the catalogue: by title, and by likeness."""
+"""Looking at the catalogue: one item, and those like it."""
 
 import numpy as np
-import pyarrow.compute as pc
 
 from service.engine.served_bundle import ServedBundle
 from service.errors import NotFound
@@ -32,33 +31,12 @@ def item_index_of(served: ServedBundle, item_id: str, hidden: HiddenItems) -> in
 
 def similar_items(served: ServedBundle, item_index: int, k: int, hidden: HiddenItems) -> Candidates:
     """The k items whose embeddings are nearest to an item's, itself and hidden ones left out; scores are cosines."""
-    admissible = _shown(served, hidden).without(np.array([item_index], dtype=np.int64))
+    admissible = shown_items(served, hidden).without(np.array([item_index], dtype=np.int64))
     query = served.bundle.item_embeddings(np.array([item_index]))[0]
     found, _ = retrieve(served.bundle, query, k, admissible)
     return found
 
 
-def find_by_title(served: ServedBundle, query: str, limit: int, hidden: HiddenItems) -> np.ndarray:
-    """Items whose title has every word of the query in it, whatever the case; the most popular first.
-
-    Args:
-        served: Whose catalogue.
-        query: Words; an empty query finds everything.
-        limit: How many.
-        hidden: What is not found.
-
-    Returns:
-        (at most limit,) int64 item indices.
-    """
-    catalogue = served.catalogue
-    titles = catalogue.column("title")
-    matches = _shown(served, hidden).allowed()
-    for word in query.split():
-        found = pc.fill_null(pc.match_substring(titles, word, ignore_case=True), False)
-        matches &= found.to_numpy()
-    popular = catalogue.popular()
-    return popular[matches[popular - 1]][:limit]
-
-
-def _shown(served: ServedBundle, hidden: HiddenItems) -> Admissible:
+def shown_items(served: ServedBundle, hidden: HiddenItems) -> Admissible:
+    """All items but the hidden ones."""
     return admissible_items(served, _EVERYTHING, Known(hidden=hidden))

@@ -12,7 +12,9 @@ from service.people.hidden_set import MAX_HIDDEN, HiddenItem
 from service.routes.schemas.items import HiddenItemAnswer, HiddenItemsAnswer
 from service.routes.schemas.wire import MAX_ID_LENGTH
 
-router = APIRouter(route_class=LiteralRoute, tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))])
+router = APIRouter(
+    route_class=LiteralRoute, tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))]
+)
 
 ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
 

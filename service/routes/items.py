@@ -10,8 +10,9 @@ from service.http.dependencies import ServiceDep
 from service.http.literal_route import LiteralRoute
 from service.people.hidden_set import HiddenItems
 from service.recommend.ask import RankedItem
-from service.recommend.browse import find_by_title, item_index_of, similar_items
+from service.recommend.browse import item_index_of, similar_items
 from service.recommend.ranking.describe import ranked_items
+from service.recommend.search import find_by_title
 from service.routes.recommend import item_answers
 from service.routes.schemas.items import CatalogueAnswer, CatalogueItem, SimilarAnswer
 from service.routes.schemas.recommend import MAX_K
@@ -26,11 +27,13 @@ K = Annotated[int, Query(ge=1, le=MAX_K)]
 @router.get("/items")
 async def list_items(
     service: ServiceDep,
-    query: Annotated[str, Query(max_length=256, description="Words of the title")] = "",
+    query: Annotated[
+        str, Query(max_length=256, description="Words of the title; small typing mistakes are forgiven")
+    ] = "",
     limit: K = 20,
     model: Model = None,
 ) -> CatalogueAnswer:
-    """Finds items by words of their titles, the most popular first."""
+    """Finds items by words of their titles, the most popular first; then those whose words are nearly these."""
     served = service.bundles.get(model)
     hidden = await _hidden(service)
     found = await service.run_blocking(

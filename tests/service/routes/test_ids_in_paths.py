@@ -12,7 +12,19 @@ from model_store.artifacts.store import ModelStore
 from service.settings import Settings
 from tests.shop import add_small_bundle, add_small_model, event, running_app, shop_items
 
-IDS = ("a", "a/similar", "similar", "a/similar/similar", "/", "x/hide", "x", "b/show/merge", "c%2Fsimilar", "ü/ß", "d?k=1")
+IDS = (
+    "a",
+    "a/similar",
+    "similar",
+    "a/similar/similar",
+    "/",
+    "x/hide",
+    "x",
+    "b/show/merge",
+    "c%2Fsimilar",
+    "ü/ß",
+    "d?k=1",
+)
 
 
 @pytest.fixture(scope="module")
