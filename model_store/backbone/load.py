@@ -34,6 +34,8 @@ SDPA = "sdpa"
 _LM_HEAD = "lm_head.weight"
 _PRESET_POSITIONS = 2048
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+# How PEFT names the configuration of an adapter.
+ADAPTER_FILE = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -129,11 +131,17 @@ def load_backbone(
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if getattr(config, "is_encoder_decoder", False):
             raise ArtifactIncompatible(f"{location}: {config.model_type} is an encoder-decoder, expected one stack")
+        if getattr(config, "text_config", None) is not None:
+            raise ArtifactIncompatible(
+                f"{location}: {config.model_type} has several parts, and its language model is the one under text_config; "
+                "save this part alone (model.language_model.save_pretrained, and the tokenizer) and name that folder"
+            )
         if random_init:
             model = _from_config(_reshape(config, overrides, location), dtype, attention)
         else:
             model = _from_pretrained(location, config, dtype, attention)
     backbone = _finish(model, tokenizer=load_tokenizer(location))
+    _check_tokenizer(backbone, location)
     if with_lm_head and not random_init and Path(location).is_dir():
         backbone.lm_head = _read_lm_head(Path(location), dtype)
     return backbone
@@ -234,6 +242,22 @@ def _finish(model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None
     return Backbone(model=model.eval(), tokenizer=tokenizer, hidden_size=int(model.config.hidden_size))
 
 
+def _check_tokenizer(backbone: Backbone, location: str) -> None:
+    """Refuses a tokenizer with ids beyond the embedding, before any text meets it."""
+    num_rows = cast(torch.Tensor, backbone.model.get_input_embeddings().weight).shape[0]
+    if backbone.tokenizer is None or num_rows == 1:  # a model that is fed embeddings only
+        return
+    # Tokenizer classes add special tokens of their own, which stand in no text.
+    ids = set(backbone.tokenizer.get_vocab().values()) - set(backbone.tokenizer.all_special_ids)
+    largest = max(ids, default=0)
+    if largest >= num_rows:
+        raise ArtifactIncompatible(
+            f"{location}: the tokenizer has ids up to {largest}, the word embedding has {num_rows} rows: resize the "
+            "embedding (model.resize_token_embeddings(len(tokenizer))) and save both, or take the tokenizer of these "
+            "weights"
+        )
+
+
 def _locate(source: str | Path, *, needs_weights: bool) -> str:
     """A local directory with a configuration (and weights), or a hub id."""
     directory = Path(source)
@@ -243,6 +267,11 @@ def _locate(source: str | Path, *, needs_weights: bool) -> str:
         return source
     if not (directory / "config.json").is_file() and (directory / "0_Transformer/config.json").is_file():
         directory = directory / "0_Transformer"  # older sentence-transformers
+    if (directory / ADAPTER_FILE).is_file() and not list(directory.glob("model*.safetensors")):
+        raise ArtifactIncompatible(
+            f"{directory}: an adapter (PEFT), without the model that it belongs to; merge both first "
+            "(PeftModel.from_pretrained(model, FOLDER).merge_and_unload().save_pretrained) and name that folder"
+        )
     if not (directory / "config.json").is_file():
         raise ArtifactNotFound(f"{directory}: no config.json, expected a Hugging Face model directory")
     if needs_weights and not list(directory.glob("*.safetensors")):

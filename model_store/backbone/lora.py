@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
-from model_store.backbone.load import Backbone, quiet_progress
+from model_store.backbone.load import ADAPTER_FILE, Backbone, quiet_progress
 from model_store.errors import InvalidInput
 
 
@@ -79,7 +79,7 @@ def save_weights(model: Any, directory: Path, *, adapter_directory: Path) -> Non
         model.peft_config["default"].base_model_name_or_path = directory.name
         model.save_pretrained(adapter_directory, save_embedding_layers=False)
         (adapter_directory / "README.md").unlink(missing_ok=True)  # a template to fill in
-        settings_path = adapter_directory / "adapter_config.json"
+        settings_path = adapter_directory / ADAPTER_FILE
         settings = json.loads(settings_path.read_text(encoding="utf-8"))
         if isinstance(settings["target_modules"], list):  # a set, in an order that changes from run to run
             settings["target_modules"].sort()
@@ -88,7 +88,7 @@ def save_weights(model: Any, directory: Path, *, adapter_directory: Path) -> Non
 
 def load_adapter(backbone: Backbone, adapter_directory: Path) -> Backbone:
     """Puts saved adapters back onto their base; without such a directory nothing changes."""
-    if not (adapter_directory / "adapter_config.json").is_file():
+    if not (adapter_directory / ADAPTER_FILE).is_file():
         return backbone
     with _without_deprecations():
         adapted: Any = PeftModel.from_pretrained(backbone.model, str(adapter_directory), is_trainable=True)

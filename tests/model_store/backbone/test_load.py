@@ -1,12 +1,15 @@
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config
 
-from model_store.backbone.load import drop_word_embeddings, load_backbone
+from model_store.backbone.load import drop_word_embeddings, load_backbone, quiet_progress
+from model_store.backbone.lora import LoraSettings, apply_lora
 from model_store.errors import ArtifactIncompatible, ArtifactNotFound, InvalidInput
-from tests.model_store.models import CORPUS, FAMILIES, PRETRAINED, make_directory, needs_pretrained
+from tests.model_store.models import CORPUS, FAMILIES, PRETRAINED, make_directory, make_tokenizer, needs_pretrained
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,6 +132,41 @@ def test_a_directory_that_is_no_known_model_is_refused(tmp_path: Path) -> None:
 def test_impossible_presets_are_bad_input(source: str, shape: dict[str, int]) -> None:
     with pytest.raises(InvalidInput):
         load_backbone(source, **shape)
+
+
+@pytest.mark.parametrize("random_init", [False, True])
+def test_a_tokenizer_larger_than_the_embedding_is_refused_before_any_text_meets_it(
+    tmp_path: Path, random_init: bool
+) -> None:
+    directory = make_directory("llama", tmp_path)
+    tokenizer = make_tokenizer()
+    num_rows = len(tokenizer)
+    tokenizer.add_tokens(["<one>", "<two>"])
+    tokenizer.save_pretrained(directory)
+    expected = (
+        f"{directory}: the tokenizer has ids up to {num_rows + 1}, the word embedding has {num_rows} rows: resize"
+    )
+    with pytest.raises(ArtifactIncompatible, match=expected):
+        load_backbone(directory, random_init=random_init)
+    backbone = load_backbone(make_directory("llama", tmp_path / "whole"))
+    cast(Any, backbone.model).resize_token_embeddings(num_rows + 2)
+    with quiet_progress():
+        backbone.model.save_pretrained(directory)
+    assert load_backbone(directory).tokenizer is not None
+
+
+def test_a_model_of_several_parts_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    Gemma3Config().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactIncompatible, match=f"{tmp_path}: gemma3 has several parts.*text_config; save"):
+        load_backbone(tmp_path)
+
+
+def test_an_adapter_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    adapted = apply_lora(load_backbone(make_directory("llama", tmp_path / "base")), LoraSettings(targets=("q_proj",)))
+    adapted.model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ArtifactIncompatible, match=r"adapter: an adapter \(PEFT\).*merge both first"):
+        load_backbone(tmp_path / "adapter")
 
 
 @needs_pretrained
