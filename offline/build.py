@@ -19,6 +19,7 @@ from offline.dataset.formats import canonical
 from offline.import_data import ImportOptions, echo_report, import_source
 from offline.job import job
 from offline.load_histories import LoadSettings, load_histories
+from offline.redis.connection import read_address
 from offline.reindex import ReindexSettings, reindex
 from offline.training.kinds import KINDS
 from offline.training.run_settings import RunSettings
@@ -98,6 +99,8 @@ def main(
     for name in given:
         if name not in chosen.__dataclass_fields__:
             raise InvalidInput(f"--{name.replace('_', '-')} has no use with --kind {kind}; leave it out")
+    if redis_url is not None:
+        read_address(redis_url, cluster=redis_cluster)  # a wrong url is told now, not after the training
     data = import_once(items, interactions, store, ImportOptions(max_bad=max_bad))
     settings = chosen(data, store, preset=preset, max_minutes=max_minutes, device=device, seed=seed, **given)
     bundle = train_and_publish(settings)

@@ -81,7 +81,6 @@ class RunningService:
         scenarios: Those that a request may name.
         seen: What counts as seen when a request does not say.
         hidden: What operators have hidden.
-        lists: Where lists wait for their next pages.
         pages: Cuts them.
         people: Erases, merges, notes.
         recent: What came in lately, for those who look at it.
@@ -106,7 +105,6 @@ class RunningService:
     scenarios: Scenarios
     seen: SeenDefaults
     hidden: RedisHiddenItems
-    lists: RedisRankedLists
     pages: Pages
     people: People
     recent: RecentEvents
@@ -243,11 +241,8 @@ async def run_service(
             scenarios=scenarios,
             seen=SeenDefaults(settings.seen_types, settings.seen_max_age_seconds or None),
             hidden=hidden,
-            lists=lists,
             recording=recording,
-            people=People(
-                histories=histories, last_known=last_known, forgetting=forgetting, lists=lists, news=erasures
-            ),
+            people=People(histories=histories, last_known=last_known, forgetting=forgetting, news=erasures),
             recent=RecentEvents(calls, can_scan=not settings.redis_cluster),
             erasures=erasures,
             siblings=siblings,

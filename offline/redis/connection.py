@@ -10,7 +10,10 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from model_store.errors import InvalidInput
-from model_store.people.redis_url import parse_redis_url
+from model_store.people.redis_url import RedisAddress, parse_redis_url
+
+# What a client raises where a server does not answer or refuses; RedisClusterException is no RedisError.
+REDIS_FAILURES = (RedisError, RedisClusterException, OSError)
 
 _RETRIES = 5
 
@@ -26,12 +29,7 @@ def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -
     Raises:
         InvalidInput: The url is none, or nobody answers. The message shows no part of the url.
     """
-    if "://" not in url and Path(url).is_file():
-        url = Path(url).read_text().strip()
-    try:
-        address = parse_redis_url(url, cluster=cluster)
-    except InvalidInput as error:
-        raise InvalidInput(f"--redis-url: {error}") from error
+    address = read_address(url, cluster=cluster)
     options: dict[str, Any] = {
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), _RETRIES),
         "socket_timeout": timeout_seconds,
@@ -47,11 +45,25 @@ def connect(url: str, *, cluster: bool = False, timeout_seconds: float = 10.0) -
         client.ping()
     except ValueError as error:  # its text may hold a part of the password
         raise InvalidInput("--redis-url has an option with a wrong value after the question mark") from error
-    except (RedisError, RedisClusterException, OSError) as error:
+    except REDIS_FAILURES as error:
         if client is not None:
             client.close()
         raise InvalidInput(f"Redis at --redis-url does not answer: {one_line(error)}") from error
     return client
+
+
+def read_address(url: str, *, cluster: bool = False) -> RedisAddress:
+    """Reads ``--redis-url`` without connecting; for the arguments see ``connect``.
+
+    Raises:
+        InvalidInput: The url is none. The message shows no part of the url.
+    """
+    if "://" not in url and Path(url).is_file():
+        url = Path(url).read_text().strip()
+    try:
+        return parse_redis_url(url, cluster=cluster)
+    except InvalidInput as error:
+        raise InvalidInput(f"--redis-url: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

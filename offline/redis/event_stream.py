@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from model_store.errors import InvalidInput
 from model_store.people.event_log import (
@@ -15,7 +15,7 @@ from model_store.people.event_log import (
     trimmed_key,
 )
 from model_store.people.owner import NUM_SHARDS
-from offline.redis.connection import connect, one_line
+from offline.redis.connection import REDIS_FAILURES, connect, one_line
 
 Position = tuple[int, int]
 Entry = LoggedEvent | LoggedMerge | LoggedErasure
@@ -121,5 +121,5 @@ class EventStream:
             return getattr(self._client, command)(*arguments, **named)
         except ResponseError:
             raise
-        except (RedisError, OSError) as error:
+        except REDIS_FAILURES as error:
             raise InvalidInput(f"Redis does not answer: {one_line(error)}") from error

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError
-
 from model_store.errors import InvalidInput
 from model_store.people.appending import (
     ARRIVAL_DIGITS,
@@ -23,7 +21,7 @@ from model_store.people.appending import (
 from model_store.people.event_log import pack_event, unpack_events
 from model_store.people.owner import Owner
 from model_store.people.owner_keys import erased_key, owner_key
-from offline.redis.connection import one_line
+from offline.redis.connection import REDIS_FAILURES, one_line
 
 _POSITION_SECONDS = 7 * 86_400
 
@@ -144,7 +142,7 @@ class HistoryLoader:
     def _call(self, command: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return command(*arguments, **named)
-        except (RedisError, OSError) as error:
+        except REDIS_FAILURES as error:
             raise InvalidInput(
                 f"Redis did not take the histories: {one_line(error)}; run the same command again to go on"
             ) from error

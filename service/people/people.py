@@ -11,14 +11,6 @@ from service.people.interactions import Row
 from service.people.remembered import LastKnown
 
 
-class ErasableLists(Protocol):
-    """Where lists wait for their next pages."""
-
-    async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
-        """Deletes the lists of an owner, and says how many."""
-        ...
-
-
 class ErasureNews(Protocol):
     """What the other replicas follow."""
 
@@ -34,7 +26,6 @@ class People:
         histories: Stored histories.
         last_known: What this process remembers.
         forgetting: Tells all who remember something.
-        lists: Lists that wait for their next pages.
         news: Tells the other replicas.
     """
 
@@ -44,13 +35,11 @@ class People:
         histories: HistoryStore,
         last_known: LastKnown,
         forgetting: Forgetting,
-        lists: ErasableLists,
         news: ErasureNews,
     ) -> None:
         self._histories = histories
         self._last_known = last_known
         self._forgetting = forgetting
-        self._lists = lists
         self._news = news
 
     async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
@@ -100,7 +89,7 @@ class People:
         if not owner.is_session:  # of sessions encoders keep nothing
             lines.append(ErasedStore("model_state", await self._forgetting.forget_states([owner.hash])))
         await self._news.tell(owner)
-        return [*erased, *await self._lists.erase(owner), *lines]
+        return [*erased, *lines]
 
 
 def _summed(erased: Iterable[ErasedStore]) -> list[ErasedStore]:

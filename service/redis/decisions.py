@@ -4,6 +4,7 @@ A record lives in the shard that its recommendation id names, which is its user'
 one script keeps it, or does not because the user was erased meanwhile.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class RedisDecisionStore:
         )
 
     async def get(self, recommendation_id: str) -> bytes | None:
-        """The document of a record; None if there is none (any more).
+        """The document of a record, in one round trip; None if there is none (any more).
 
         Raises:
             HistoryUnavailable: Redis did not answer.
@@ -87,8 +88,11 @@ class RedisDecisionStore:
             return None
         records, by_time, _ = decision_keys(shard)
         async with self._calls.calling("read a decision record"):
-            made = await self._calls.command("ZSCORE", by_time, recommendation_id)
-            packed: bytes | None = await self._calls.command("HGET", records, recommendation_id)
+            answers = await asyncio.gather(
+                self._calls.send("ZSCORE", by_time, recommendation_id),
+                self._calls.send("HGET", records, recommendation_id),
+            )
+        made, packed = answers
         is_over = made is None or float(made) / 1_000 < time.time() - self._limits.ttl_seconds
         return None if is_over else packed
 

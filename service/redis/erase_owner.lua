@@ -9,9 +9,12 @@
 -- KEYS[7]  bytes of these: number
 -- KEYS[8]  when the owner was erased: milliseconds
 -- KEYS[9]  the shard's part of the event log: a stream
--- ARGV     1 if events are logged, else 0; hash of the owner; milliseconds now; seconds for which the moment is kept
+-- KEYS[10] recommendation ids of the owner's lists for pages: sorted set
+-- ARGV     1 if events are logged, else 0; hash of the owner; milliseconds now; seconds for which the moment is kept;
+--          what the key of a list for pages begins with
 --
--- Returns the number of events, event ids, and decision records, and the position of the note in the log ('' if none).
+-- Returns the number of events, event ids, decision records and lists, and the position of the note in the log ('' if
+-- none). All keys, those of the lists too, lie in one slot.
 local events = redis.call('ZCARD', KEYS[1])
 local event_ids = redis.call('ZCARD', KEYS[2])
 local decisions = 0
@@ -24,10 +27,14 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
     decisions = decisions + 1
   end
 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+local lists = 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[10], 0, -1)) do
+  lists = lists + redis.call('DEL', ARGV[5] .. id)
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[10])
 redis.call('SET', KEYS[8], ARGV[3], 'EX', ARGV[4])
 local position = ''
 if ARGV[1] == '1' or redis.call('EXISTS', KEYS[9]) == 1 then
   position = redis.call('XADD', KEYS[9], '*', 'x', ARGV[2])
 end
-return {events, event_ids, decisions, position}
+return {events, event_ids, decisions, lists, position}

@@ -1,4 +1,4 @@
-"""Erasing a user or session: histories, event ids, decision records, and what of the event log was not exported yet.
+"""Erasing a user or session: all that Redis keeps of them, and what of the event log was not exported yet.
 
 What an export wrote before is beyond Redis. The note that stays in the log (a hash, not the id) is exported too, and
 whoever reads the exported files leaves out what it covers.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from model_store.people.owner import Owner
 from service.people.history_store import ErasedStore
 from service.redis.calls import RedisCalls, Script
-from service.redis.keys import decision_keys, erased_key, log_key, owner_key
+from service.redis.keys import decision_keys, erased_key, log_key, owner_key, page_prefix
 
 # Longer than a decision record may wait to be written: none of an erased user is written after.
 _ERASED_SECONDS = 3_600
@@ -40,7 +40,7 @@ class Eraser:
         Raises:
             HistoryUnavailable: Redis did not answer. Asking again is safe, and needed: what was not reached is there.
         """
-        counts = {"history": 0, "event_ids": 0, "event_log": 0, "decisions": 0}
+        counts = {"history": 0, "event_ids": 0, "event_log": 0, "decisions": 0, "pages": 0}
         async with self._calls.calling("erase a user", timeout_seconds=_TIMEOUT_SECONDS):
             sessions = [] if owner.is_session else await self.sessions_of(owner)
             # the user last: until then the list of sessions is there for another try
@@ -65,13 +65,15 @@ class Eraser:
             *decision_keys(owner.shard),
             erased_key(owner),
             log_key(owner),
+            owner_key(owner, "pages"),
         )
         now = int(time.time() * 1_000)
-        events, event_ids, decisions, note = await self._calls.run(
-            self._erase_script, keys, int(self._is_logged), owner.hash, now, _ERASED_SECONDS
+        *counts, note = await self._calls.run(
+            self._erase_script, keys, int(self._is_logged), owner.hash, now, _ERASED_SECONDS, page_prefix(owner)
         )
+        events, event_ids, decisions, pages = counts
         logged = await self._forget_logged(owner, note) if note else 0
-        return {"history": events, "event_ids": event_ids, "event_log": logged, "decisions": decisions}
+        return {"history": events, "event_ids": event_ids, "event_log": logged, "decisions": decisions, "pages": pages}
 
     async def _forget_logged(self, owner: Owner, last: bytes) -> int:
         """Removes the owner's events from the log up to a position; returns how many."""

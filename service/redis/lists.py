@@ -1,13 +1,10 @@
 """The lists that pages are cut from, in Redis, so that any replica can give the next page."""
 
 import time
-from collections.abc import Sequence
 
-from model_store.people.event_log import shard_key
 from model_store.people.owner import Owner
-from service.people.history_store import ErasedStore
 from service.redis.calls import RedisCalls, Script
-from service.redis.keys import erased_key, owner_key
+from service.redis.keys import erased_key, owner_key, page_prefix
 
 # The newest lists of one user or session; whoever opens more loses the oldest.
 _MAX_LISTS = 16
@@ -41,7 +38,7 @@ class RedisRankedLists:
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
-        prefix = _prefix(owner)
+        prefix = page_prefix(owner)
         keys = (owner_key(owner, "pages"), f"{prefix}{recommendation_id}", erased_key(owner))
         async with self._calls.calling("keep a list for its pages"):
             kept = await self._calls.run(
@@ -64,25 +61,5 @@ class RedisRankedLists:
             HistoryUnavailable: Redis did not answer.
         """
         async with self._calls.calling("read a list for its next page"):
-            packed: bytes | None = await self._calls.command("GET", f"{_prefix(owner)}{recommendation_id}")
+            packed: bytes | None = await self._calls.command("GET", f"{page_prefix(owner)}{recommendation_id}")
         return packed
-
-    async def erase(self, owner: Owner) -> Sequence[ErasedStore]:
-        """Deletes the lists of an owner; those on their way are not kept once the owner is marked as erased.
-
-        Raises:
-            HistoryUnavailable: Redis did not answer. Asking again is safe.
-        """
-        prefix, index = _prefix(owner), owner_key(owner, "pages")
-        async with self._calls.calling("erase the lists of a user"):
-            names = await self._calls.command("ZRANGE", index, 0, -1)
-            records = 0
-            if names:
-                records = int(await self._calls.command("DEL", *(f"{prefix}{name.decode()}" for name in names)))
-                await self._calls.command("ZREM", index, *names)
-        return [ErasedStore("redis:pages", records)]
-
-
-def _prefix(owner: Owner) -> str:
-    """What the keys of an owner's lists begin with; it does not name the owner."""
-    return shard_key(owner.shard, f"page:{owner.hash}:")

@@ -252,6 +252,24 @@ async def test_records_are_bounded_in_bytes_and_in_time(own_redis: RedisProcess)
     await calls.aclose()
 
 
+async def test_a_record_is_read_in_one_round_trip(own_redis: RedisProcess) -> None:
+    calls = RedisCalls(connect(own_redis.url, cluster=False, timeout_seconds=5), timeout_seconds=5)
+    store = RedisDecisionStore(calls, DecisionLimits(max_bytes=1 << 30, ttl_seconds=60))
+    owner = Owner("u1")
+    name = new_recommendation_id(owner)
+    assert await store.put([DecisionRecord(name, owner, time.time(), b"x")]) == [True]
+    with own_redis.client() as client:
+
+        def reads() -> int:
+            return int(client.info("stats")["total_reads_processed"])
+
+        before = reads()
+        own = reads() - before
+        assert await store.get(name) == b"x"
+        assert reads() - before - 2 * own == 1
+    await calls.aclose()
+
+
 async def test_an_id_that_does_not_name_its_users_shard_is_refused(redis_server: EmbeddedRedis) -> None:
     calls = RedisCalls(connect(redis_server.url, cluster=False, timeout_seconds=5), timeout_seconds=5)
     store = RedisDecisionStore(calls, DecisionLimits(max_bytes=1 << 30, ttl_seconds=60))

@@ -124,6 +124,7 @@ async def test_an_erased_user_is_gone_and_the_receipt_says_what_was_there(addres
         "redis:event_ids": 3,  # two, and the batch's token
         "redis:event_log": 2,
         "redis:decisions": 0,
+        "redis:pages": 0,
         "redis:sessions": 0,
     }
 
