@@ -99,6 +99,12 @@ def trained_modes(directory: Path) -> tuple[Mode, ...]:
     return _kind(directory).trained_modes(Path(directory))
 
 
+def read_text_fields(directory: Path) -> tuple[str, ...]:
+    """What this model reads of an item, in order; nothing where the model learned items by their ids."""
+    settings = read_settings(Path(directory), KINDS)
+    return () if settings.get("item_input") == "id" else tuple(settings["text_fields"])
+
+
 def make_user_encoder(
     bundle: EncodedItems,
     *,

@@ -16,6 +16,7 @@ from model_store.artifacts.manifest import BundleManifest
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from offline.dataset.catalogue_files import read_catalogue
+from offline.dataset.text_fields import same_text_sentence
 from offline.indexing.bundle_build import build_bundle
 from offline.indexing.embed_items import EmbedOptions
 from offline.indexing.prepare_items import ItemWork
@@ -114,6 +115,8 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
     catalogue = read_catalogue(settings.items)
     model = load_item_model(store, manifest, device=settings.embed.device)
     clock.lap("load")
+    if model.reads_text and (same := same_text_sentence(catalogue, model.config.text_fields)):
+        LOGGER.warning("%s", same)
     work = ItemWork(store, manifest, model, catalogue, settings.embed)
     items = KINDS[manifest.kind].prepare_items(work)
     clock.lap("items")

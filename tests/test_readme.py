@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from model_store.artifacts.store import ModelStore
 from offline.shop.demo_shop import generate_shop
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,23 @@ def test_the_steps_of_the_readme_end_in_a_report(own_catalogue: Path) -> None:
         model_id = str(figures.get("model_id", model_id))
     report = json.loads((own_catalogue / "report.json").read_text())
     assert report["num_items"] == 200
+
+
+def test_the_nightly_commands_of_the_readme_run_night_after_night(own_catalogue: Path) -> None:
+    store = ModelStore(own_catalogue / "store")
+    items = (own_catalogue / "items.jsonl").read_text().splitlines()
+    model_id, before = store.models()[0].model_id, store.live().bundles["hllm"]
+    for night in (1, 2):
+        newcomer = json.dumps({**json.loads(items[0]), "item_id": f"new-{night}", "title": f"Lamp of night {night}"})
+        items.append(newcomer)
+        (own_catalogue / "items.jsonl").write_text("\n".join(items) + "\n")
+        figures = {}
+        for line in _block("night").strip().splitlines():
+            figures = _run(line.replace("MODEL_ID", model_id), own_catalogue)
+        assert (figures["num_embedded"], figures["num_reused"]) == (1, 199 + night), figures
+        live = store.live().bundles["hllm"]
+        assert live != before
+        before = live
 
 
 def test_every_target_of_the_makefile_that_the_readme_names_exists() -> None:

@@ -133,7 +133,7 @@ def load_backbone(
             raise ArtifactIncompatible(f"{location}: {config.model_type} is an encoder-decoder, expected one stack")
         if getattr(config, "text_config", None) is not None:
             raise ArtifactIncompatible(
-                f"{location}: {config.model_type} has several parts, and its language model is the one under text_config; "
+                f"{location}: {config.model_type} has several parts, its language model is the one under text_config; "
                 "save this part alone (model.language_model.save_pretrained, and the tokenizer) and name that folder"
             )
         if random_init:

@@ -28,7 +28,7 @@ def report_sentences(description: DatasetDescription) -> list[str]:
     Args:
         description: Of a dataset that was just written.
     """
-    return [*_totals(description), *_files(description.report), *_log(description)]
+    return [*_totals(description), *_files(description.report), *_log(description), *_texts(description.report)]
 
 
 def _totals(description: DatasetDescription) -> Iterator[str]:
@@ -87,6 +87,16 @@ def _log(description: DatasetDescription) -> Iterator[str]:
             f"{short:,} of {_count(description.num_users, 'user')} have fewer than 3 interactions: models learn from "
             "them, but an evaluation by leave-one-out leaves them out."
         )
+
+
+def _texts(report: dict[str, Any]) -> Iterator[str]:
+    if report["same_text"]:
+        yield _sentence(report["same_text"])
+    yield _sentence(report["reading"])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _newest_first(order: str) -> str:

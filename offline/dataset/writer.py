@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from model_store.artifacts.durable import sync_directory, sync_tree
+from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import (
     DESCRIPTION_FILE,
@@ -25,6 +26,7 @@ from offline.dataset.formats.rows import Interaction, Item
 from offline.dataset.import_report import report_sentences
 from offline.dataset.item_table import ItemTable
 from offline.dataset.log_sort import LogSort, Order
+from offline.dataset.text_fields import default_text_fields, reading_sentence, same_text_sentence
 
 _MIN_USERS = 2
 
@@ -89,21 +91,23 @@ def write_dataset(
         if log.num_users < _MIN_USERS:
             raise InvalidInput(f"the dataset has {log.num_users} user, expected at least {_MIN_USERS}")
         is_kept = log.counts > 0 if options.only_interacted else np.ones(len(table), dtype=bool)
-        pq.write_table(table.to_arrow(is_kept), staged / ITEMS_FILE, compression="zstd")
-        description = _describe(options, table, log, int(is_kept.sum()), report())
+        kept = table.to_arrow(is_kept)
+        pq.write_table(kept, staged / ITEMS_FILE, compression="zstd")
+        description = _describe(options, table, log, Catalogue.from_table(kept), report())
         (staged / DESCRIPTION_FILE).write_text(description.model_dump_json(indent=2) + "\n")
         _replace(out, staged)
     return description
 
 
 def _describe(
-    options: WriteOptions, table: ItemTable, log: LogSort, num_items: int, report: dict[str, Any]
+    options: WriteOptions, table: ItemTable, log: LogSort, catalogue: Catalogue, report: dict[str, Any]
 ) -> DatasetDescription:
+    fields = default_text_fields(catalogue)
     description = DatasetDescription(
         source=options.source,
         time_unit=options.time_unit or log.guess_time_unit(),
         num_users=log.num_users,
-        num_items=num_items,
+        num_items=len(catalogue),
         num_interactions=log.num_rows,
         report={
             **report,
@@ -115,6 +119,8 @@ def _describe(
             "order": options.order,
             "users_too_short_to_evaluate": log.num_short_users,
             "timestamps": [log.earliest, log.latest],
+            "reading": reading_sentence(catalogue, fields),
+            "same_text": same_text_sentence(catalogue, fields),
         },
     )
     sentences = report_sentences(description)

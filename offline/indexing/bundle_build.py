@@ -15,7 +15,7 @@ from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import TOKENS_FILE
 from model_store.errors import InvalidInput
-from model_store.index import build_index, save_index
+from model_store.index import VectorIndex, build_index, save_index
 from offline.indexing.embed_items import EmbeddedCatalogue
 from offline.indexing.prepare_items import PreparedItems
 
@@ -23,6 +23,8 @@ LOGGER = logging.getLogger(__name__)
 # norms of one item tower lie close together; a row this far off is a broken text or broken weights
 MAX_NORM_RATIO = 1e3
 _BLOCK_ROWS = 16_384
+# The lists of so many items, of so many items each, must not all be the same.
+_ASKED_ITEMS, _LISTED_ITEMS, _FEWEST_ITEMS = 200, 5, 20
 
 
 def build_bundle(
@@ -45,7 +47,8 @@ def build_bundle(
         min_recall: The index must find at least this share of the exact top 10, in [0, 1].
 
     Raises:
-        InvalidInput: A gate refuses it: not finite, a norm that is not sane, or too low a recall.
+        InvalidInput: A gate refuses it: not finite, a norm that is not sane, the same list for every item, or too low a
+            recall.
     """
     embedded, stated = items.embedded, items.stated
     norms = check_norms(embedded.embeddings, catalogue)
@@ -55,12 +58,18 @@ def build_bundle(
             f"index {built.factory} finds {built.recall:.4f} of the exact top 10, "
             f"expected at least {min_recall}; try --index auto"
         )
+    distinct_lists = check_lists(built.index, embedded.embeddings)
     report = {
         "num_items": len(catalogue),
         "embedding_dim": int(embedded.embeddings.shape[1]),
         "norms": norms,
         "index": {"factory": built.factory, "parameters": built.parameters, "recall": built.recall},
-        "gates": {"finite": True, "max_norm_ratio": MAX_NORM_RATIO, "min_recall": min_recall},
+        "gates": {
+            "finite": True,
+            "max_norm_ratio": MAX_NORM_RATIO,
+            "min_recall": min_recall,
+            "distinct_lists": distinct_lists,
+        },
         **({} if stated is None else {"item_states": stated.report()}),
         "tokens": {"total": int(embedded.tokens.offsets[-1]), "longest": int(embedded.tokens.lengths.max())},
     }
@@ -110,6 +119,32 @@ def check_norms(embeddings: np.ndarray, catalogue: Catalogue) -> dict[str, float
             f"a factor {MAX_NORM_RATIO:.0f} of {median:.3g} ({failed} of {len(norms)} items fail)"
         )
     return {"min": float(norms.min()), "median": median, "max": float(norms.max())}
+
+
+def check_lists(index: VectorIndex, embeddings: np.ndarray) -> float | None:
+    """Refuses embeddings that give every item the same neighbours: the model does not tell items apart.
+
+    Args:
+        index: Of the embeddings.
+        embeddings: (N, D) float32.
+
+    Returns:
+        The share of different lists among those of up to 200 items; None for catalogues of less than 20 items.
+
+    Raises:
+        InvalidInput: All lists are the same.
+    """
+    if len(embeddings) < _FEWEST_ITEMS:
+        return None
+    rows = np.unique(np.linspace(0, len(embeddings) - 1, _ASKED_ITEMS, dtype=np.int64))
+    _, found = index.search(np.asarray(embeddings[rows], dtype=np.float32), _LISTED_ITEMS)
+    num_distinct = len({tuple(sorted(one)) for one in found.tolist()})
+    if num_distinct == 1:
+        raise InvalidInput(
+            f"the {_LISTED_ITEMS} nearest items are the same for each of {len(rows)} items: the model does not tell items "
+            "apart, and every user would get one list; are the items' texts the same, or has the training collapsed?"
+        )
+    return num_distinct / len(rows)
 
 
 def _write_files(staged: Path, catalogue: Catalogue, embedded: EmbeddedCatalogue, *, report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ class CollapseAlarm(TrainerCallback):
     """Stops a run whose negatives vanish: it looks like success (the loss falls to zero) and is none.
 
     Args:
+        figures: Of the latest training batch, ``negatives_survival`` among them if the task has negatives.
         min_survival: Share of negatives that must survive the filters, in [0, 1].
-        patience: Consecutive log entries below it before the alarm goes off.
+        patience: Consecutive log entries below it before the alarm goes off; at the end one is enough.
     """
 
-    def __init__(self, *, min_survival: float = 0.05, patience: int = 2) -> None:
+    def __init__(
+        self, figures: Callable[[], Mapping[str, float]] = dict, *, min_survival: float = 0.05, patience: int = 2
+    ) -> None:
+        self._figures = figures
         self._min_survival = min_survival
         self._patience = patience
         self._strikes = 0
@@ -50,11 +55,30 @@ class CollapseAlarm(TrainerCallback):
         if self._strikes:
             LOGGER.error("only %.2f %% of negatives survive the false-negative filter", 100 * survival)
         if self._strikes >= self._patience:
-            raise TrainingCollapsed(
-                f"training collapsed at step {state.global_step}: {survival:.2%} of negatives survive the "
-                f"filter, expected at least {self._min_survival:.0%}; lower the learning rate, warm up longer, "
-                "or raise --false-negative-cosine"
-            )
+            raise self._collapsed(state, survival)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Looks at the last batch, as a short run ends before anything is logged.
+
+        Raises:
+            TrainingCollapsed: Its negatives are gone.
+        """
+        survival = self._figures().get("negatives_survival")
+        if survival is not None and survival < self._min_survival:
+            raise self._collapsed(state, survival)
+
+    def _collapsed(self, state: TrainerState, survival: float) -> TrainingCollapsed:
+        return TrainingCollapsed(
+            f"training collapsed at step {state.global_step}: {survival:.2%} of negatives survive the "
+            f"filter, expected at least {self._min_survival:.0%}; are the items' texts the same? Else lower the "
+            "learning rate, warm up longer, or raise --false-negative-cosine"
+        )
 
 
 class TimeLimit(TrainerCallback, ExportableState):

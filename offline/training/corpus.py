@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
 from offline.dataset.splits import Split, is_held_out, leave_one_out, temporal, without_items
+from offline.dataset.text_fields import reading_sentence, same_text_sentence
 from offline.training.run_settings import RunSettings
 from offline.training.windows import RankingCases, TrainingWindows
 
@@ -76,6 +77,14 @@ def read_corpus(dataset: Dataset, settings: RunSettings, *, window: Callable[[in
         len(validation),
     )
     return Corpus(catalogue, windows, validation, known)
+
+
+def say_what_is_read(catalogue: Catalogue, text_fields: Sequence[str]) -> None:
+    """Logs which fields of an item a model reads, and warns where they are the same for many items."""
+    LOGGER.info("%s", reading_sentence(catalogue, text_fields))
+    same = same_text_sentence(catalogue, text_fields)
+    if same:
+        LOGGER.warning("%s", same)
 
 
 def _split(dataset: Dataset, settings: RunSettings) -> Split:

@@ -138,7 +138,7 @@ def train_task(
             EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             TimeLimit(),
             Checkpoints(directory, seconds=settings.checkpoint_seconds),
-            CollapseAlarm(),
+            CollapseAlarm(task.training_figures),
             LogLines(),
         ],
     )

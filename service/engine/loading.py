@@ -23,7 +23,7 @@ from model_store.artifacts.manifest import read_bundle_manifest, read_model_mani
 from model_store.artifacts.store import ModelStore
 from model_store.encoding import MODES, ExplainsByAttention, Mode
 from model_store.errors import ArtifactIncompatible
-from model_store.kinds import make_generator, make_user_encoder, trained_modes
+from model_store.kinds import make_generator, make_user_encoder, read_text_fields, trained_modes
 from model_store.people.histories import History
 from service.engine.loading_turn import LoadingTurn
 from service.engine.memory import (
@@ -88,7 +88,13 @@ class Loader:
         bundle = open_bundle(self.store, bundle_id)
         encoder = make_user_encoder(bundle, device=self.device, state_bytes=self.state_bytes)
         generator = make_generator(bundle, encoder)
-        served = ServedBundle(bundle, encoder, generator, _modes(bundle, can_generate=generator is not None))
+        served = ServedBundle(
+            bundle,
+            encoder,
+            generator,
+            modes=_modes(bundle, can_generate=generator is not None),
+            text_fields=read_text_fields(bundle.model_directory),
+        )
         _warm(served)
         if self.prepare is not None:
             self.prepare(served)

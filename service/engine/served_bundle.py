@@ -54,6 +54,7 @@ class ServedBundle:
         encoder: Of the bundle's model. Its methods run on the model's thread only.
         generator: Of the same model if it was trained to generate; on the same thread.
         modes: What the model was trained for and can do; the first one answers where nobody asks for another.
+        text_fields: What its model reads of an item, in order.
         masks: What is computed once of its catalogue, such as filter bitmaps.
     """
 
@@ -61,6 +62,7 @@ class ServedBundle:
     encoder: UserEncoder
     generator: Generator | None = None
     modes: tuple[Mode, ...] = ("retrieve",)
+    text_fields: tuple[str, ...] = ()
     masks: MaskCache = field(default_factory=MaskCache)
 
     @property

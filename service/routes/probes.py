@@ -46,7 +46,7 @@ async def show_metrics(service: ServiceDep) -> Response:
 
 @router.get("/version")
 async def show_version(service: ServiceDep) -> dict[str, Any]:
-    """Which release this is, which bundles it serves, in which modes, and which experiment splits its users."""
+    """Which release this is, and what it serves: bundles, modes, what models read of an item; and the experiment."""
     live = service.bundles.live
     models = {
         kind: {
@@ -54,6 +54,7 @@ async def show_version(service: ServiceDep) -> dict[str, Any]:
             "bundle": served.bundle_id,
             "items": len(served.catalogue),
             "modes": served.modes,
+            "text_fields": served.text_fields,
         }
         for kind, served in live.bundles.items()
     }

@@ -64,6 +64,7 @@ def test_the_report_is_printed_in_sentences_saved_and_ends_with_a_json_line(tmp_
         "Interactions left out: 1 are of items that are not among the items, such as 'x'.",
         "1 of 2 users have fewer than 3 interactions: models learn from them, but an evaluation by leave-one-out "
         "leaves them out.",
+        "A model reads of each item: title (--text-field chooses).",
     ]
     figures = json.loads(last)
     assert (figures["num_interactions"], figures["untitled_items"], figures["bad_rows"]) == (4, 1, 1)

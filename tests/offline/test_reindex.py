@@ -273,3 +273,17 @@ def test_a_killed_run_resumes_and_never_leaves_a_broken_live_bundle(tmp_path: Pa
 def test_a_run_killed_at_ten_moments_resumes(tmp_path: Path, model_id: str) -> None:
     chance = random.Random()
     kill_and_resume(tmp_path, model_id, moments=[chance.uniform(0.0, 3.0) for _ in range(10)])
+
+
+def test_a_catalogue_of_one_text_is_refused_and_what_was_live_stays_live(
+    tmp_path: Path, model_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = write_items(tmp_path / "items.parquet", shop_table(60))
+    before = reindex(settings_for(tmp_path, items, model_id)).bundle_id
+    same = shop_table(60).set_column(1, "title", pa.array(["Hat"] * 60))
+
+    with pytest.raises(InvalidInput, match="5 nearest items are the same for each of 60 items"):
+        reindex(settings_for(tmp_path, write_items(tmp_path / "same.parquet", same), model_id))
+
+    assert "60 of 60 items have the same text, 'Hat'" in caplog.text
+    assert ModelStore(tmp_path / "store").live().bundles == {"hllm": before}

@@ -14,6 +14,7 @@ from model_store.hatllm.config import HatLLMConfig
 from model_store.hatllm.masks import resolve_bands
 from model_store.hatllm.network import HatLLM, build_hatllm
 from model_store.hllm.network import HLLM
+from offline.training.corpus import say_what_is_read
 from offline.training.hatllm.settings import HatTrainSettings
 
 
@@ -32,6 +33,7 @@ def build_hat_model(
         InvalidInput: The parts do not fit each other, or the bands are deeper than the model.
     """
     text_fields = settings.text_fields or (TITLE,)
+    say_what_is_read(catalogue, text_fields)
     backbone = _backbone(settings, catalogue, text_fields)
     config = _config(settings, text_fields, backbone, item_tower)
     if settings.has_lora:

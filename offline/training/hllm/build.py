@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from model_store.backbone.load import PRESET_PREFIX, PRESETS, Backbone, load_backbone
 from model_store.backbone.lora import LoraSettings, apply_lora
-from model_store.catalogue.catalogue import TITLE, Catalogue
+from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_text import ITEM_PROMPT, item_text
 from model_store.hllm.network import HLLM, HLLMConfig, UserLLM, build_hllm
+from offline.dataset.text_fields import default_text_fields
+from offline.training.corpus import say_what_is_read
 from offline.training.hllm.settings import TrainSettings
 from offline.training.run import set_attention_dropout
 from offline.training.run_settings import Recipe
@@ -20,7 +22,8 @@ def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: S
         catalogue: Its texts train the tokenizer of an Item LLM from scratch.
         known_item_ids: Items with training events: those that get a vector.
     """
-    text_fields = settings.text_fields or (TITLE, *catalogue.attribute_names)
+    text_fields = settings.text_fields or default_text_fields(catalogue)
+    say_what_is_read(catalogue, text_fields)
     item_backbone = None if settings.item_input == "id" else _item_backbone(settings, catalogue, text_fields)
     user_backbone = _user_backbone(settings)
     config = _config(settings, text_fields, item_backbone, user_backbone)

@@ -51,7 +51,7 @@ PRESETS = {
 class TrainSettings(RunSettings):
     """One training run of an HLLM; see :class:`RunSettings` for what it shares with other kinds.
 
-    Without ``text_fields``, title and every attribute are read.
+    Without ``text_fields``, the title and the attributes that are words are read (``offline.dataset.text_fields``).
 
     Attributes:
         item_llm: Directory or hub id of a pre-trained Item LLM; None makes one of the preset's shape from

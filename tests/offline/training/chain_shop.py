@@ -9,9 +9,9 @@ from offline.dataset.writer import WriteOptions, write_dataset
 NUM_ITEMS = 40
 
 
-def write_chain_shop(out: Path, *, num_users: int = 240, seed: int = 0) -> Path:
+def write_chain_shop(out: Path, *, num_users: int = 240, seed: int = 0, title: str | None = None) -> Path:
     draw = random.Random(seed)
-    items = [Item(f"i{row}", f"thing {row % 5} in colour {row // 5}", {}) for row in range(NUM_ITEMS)]
+    items = [Item(f"i{row}", title or f"thing {row % 5} in colour {row // 5}", {}) for row in range(NUM_ITEMS)]
     interactions = []
     for user in range(num_users):
         item = draw.randrange(NUM_ITEMS)

@@ -20,6 +20,17 @@ def test_the_alarm_goes_off_when_negatives_stay_away(tmp_path: Path) -> None:
         alarm.on_log(arguments(tmp_path), state, TrainerControl(), logs={"negatives_survival": 0.03})
 
 
+def test_a_run_too_short_for_a_log_line_is_judged_at_its_end(tmp_path: Path) -> None:
+    figures: dict[str, float] = {}
+    alarm = CollapseAlarm(lambda: figures, min_survival=0.1)
+    alarm.on_train_end(arguments(tmp_path), TrainerState(), TrainerControl())
+    figures["negatives_survival"] = 0.5
+    alarm.on_train_end(arguments(tmp_path), TrainerState(), TrainerControl())
+    figures["negatives_survival"] = 0.0
+    with pytest.raises(TrainingCollapsed, match=r"0.00% of negatives .* are the items' texts the same"):
+        alarm.on_train_end(arguments(tmp_path), TrainerState(), TrainerControl())
+
+
 def test_time_before_a_kill_counts(tmp_path: Path) -> None:
     limit = TimeLimit()
     limit.elapsed_seconds = 60.0

@@ -50,6 +50,16 @@ def test_weights_that_are_no_numbers_end_training_before_a_checkpoint_is_the_bes
     assert ModelStore(tmp_path / "store").models() == []
 
 
+def test_items_of_one_text_end_a_short_training_without_a_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = write_chain_shop(tmp_path / "shop", title="Hat")
+    with pytest.raises(TrainingCollapsed, match=r"0.00% of negatives survive .* are the items' texts the same"):
+        train_hllm(settings(shop, tmp_path / "store", stage="1", epochs=1, item_vectors=False))
+    assert "40 of 40 items have the same text, 'Hat'" in caplog.text
+    assert ModelStore(tmp_path / "store").models() == []
+
+
 def test_both_stages_from_scratch_train_the_item_llm_and_then_freeze_it(shop: Path, tmp_path: Path) -> None:
     one = settings(shop, tmp_path / "store", stage="1", epochs=1, gradient_checkpointing=True)
     both = settings(shop, tmp_path / "store", stage="both", epochs=1, gradient_checkpointing=True)

@@ -82,6 +82,7 @@ async def test_probes_version_and_unknown_paths(client: httpx2.AsyncClient) -> N
     }
     version = (await client.get("/version")).json()
     assert (version["models"]["hllm"]["items"], version["models"]["hllm"]["modes"]) == (60, ["retrieve"])
+    assert version["models"]["hllm"]["text_fields"] == ["title"]
     assert version["experiment"] is None
     assert (version["refused"], version["draining"]) == ({}, [])
     for answer, status, code in (
