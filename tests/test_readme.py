@@ -132,7 +132,7 @@ def test_the_nightly_commands_of_the_readme_run_night_after_night(own_catalogue:
         figures = {}
         for line in _block("night").strip().splitlines():
             figures = _run(line.replace("MODEL_ID", model_id), own_catalogue)
-        assert (figures["num_embedded"], figures["num_reused"]) == (1, 199 + night), figures
+        assert (figures["embedded"], figures["reused"]) == (1, 199 + night), figures
         live = store.live().bundles["hllm"]
         assert live != before
         before = live

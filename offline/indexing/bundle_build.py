@@ -141,8 +141,8 @@ def check_lists(index: VectorIndex, embeddings: np.ndarray) -> float | None:
     num_distinct = len({tuple(sorted(one)) for one in found.tolist()})
     if num_distinct == 1:
         raise InvalidInput(
-            f"the {_LISTED_ITEMS} nearest items are the same for each of {len(rows)} items: the model does not tell items "
-            "apart, and every user would get one list; are the items' texts the same, or has the training collapsed?"
+            f"the {_LISTED_ITEMS} nearest items are the same for each of {len(rows)} items: the model does not tell "
+            "items apart, and every user would get one list; are the items' texts the same, did the training collapse?"
         )
     return num_distinct / len(rows)
 
