@@ -69,6 +69,8 @@ def create_app(
         version=version("hatstand"),
         description="Recommendations from hierarchical language models.",
         lifespan=lifespan,
+        # operations are called as their functions are, without the path behind the name
+        generate_unique_id_function=lambda route: route.name,
         # FastAPI's own pages load what they show from a public network
         docs_url=None,
         redoc_url=None,

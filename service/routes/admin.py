@@ -16,14 +16,14 @@ router = APIRouter(
     route_class=LiteralRoute, tags=["operations"], prefix="/admin/items", dependencies=[Depends(require("admin"))]
 )
 
-ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
+ItemId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description="Id of the item, percent-encoded")]
 
 
 @router.get("/hidden")
 async def list_hidden_items(
     service: ServiceDep,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-    offset: Annotated[int, Query(ge=0, le=MAX_HIDDEN)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="At most this many items")] = 100,
+    offset: Annotated[int, Query(ge=0, le=MAX_HIDDEN, description="Leaves out this many")] = 0,
 ) -> HiddenItemsAnswer:
     """Lists hidden items, the last hidden first."""
     total, items = await service.hidden.newest(offset=offset, limit=limit)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 
 from service.engine.served_bundle import ServedBundle
 from service.http.auth import require
@@ -21,7 +21,8 @@ from service.wiring import RunningService
 router = APIRouter(route_class=LiteralRoute, tags=["items"], dependencies=[Depends(require("recommend"))])
 
 Model = Annotated[str | None, Query(max_length=64, description="Kind of model; the default one by default")]
-K = Annotated[int, Query(ge=1, le=MAX_K)]
+K = Annotated[int, Query(ge=1, le=MAX_K, description="At most this many items")]
+ItemId = Annotated[str, Path(description="Id of the item, percent-encoded")]
 
 
 @router.get("/items")
@@ -44,7 +45,7 @@ async def list_items(
 
 # Item ids may contain slashes, so the more specific path must come first.
 @router.get("/items/{item_id:path}/similar")
-async def list_similar_items(service: ServiceDep, item_id: str, k: K = 10, model: Model = None) -> SimilarAnswer:
+async def list_similar_items(service: ServiceDep, item_id: ItemId, k: K = 10, model: Model = None) -> SimilarAnswer:
     """Finds the items nearest to an item; scores are cosines of item embeddings."""
     served = service.bundles.get(model)
     hidden = await _hidden(service)
@@ -54,7 +55,7 @@ async def list_similar_items(service: ServiceDep, item_id: str, k: K = 10, model
 
 
 @router.get("/items/{item_id:path}")
-async def show_item(service: ServiceDep, item_id: str, model: Model = None) -> CatalogueItem:
+async def show_item(service: ServiceDep, item_id: ItemId, model: Model = None) -> CatalogueItem:
     """Shows one item with all its fields."""
     served = service.bundles.get(model)
     return _item(served, item_index_of(served, item_id, await _hidden(service)))

@@ -28,8 +28,10 @@ _ADMIN = [Depends(require("admin"))]
 # whoever reports a session's events may say whose they are
 _REPORTER = [Depends(require("events"))]
 
-UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
-SessionId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]
+UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description="Id of the user, percent-encoded")]
+SessionId = Annotated[
+    str, Path(min_length=1, max_length=MAX_ID_LENGTH, description="Id of the session, percent-encoded")
+]
 
 
 @router.post("/users/{user_id:path}/merge", dependencies=_REPORTER)

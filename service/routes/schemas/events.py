@@ -5,7 +5,7 @@ import time
 from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from model_store.people.appending import DEFAULT_EVENT_TYPE
@@ -91,6 +91,19 @@ _AnyEvent = Annotated[Any, WithJsonSchema(EventIn.model_json_schema())]
 
 class EventsRequest(Wire):
     """The body of ``POST /events``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {"event_id": "e-1", "user_id": "customer-95", "item_id": "item-00003", "type": "click"},
+                        {"session_id": "s-7", "item_id": "item-00001", "timestamp": "2026-11-30T18:00:00Z"},
+                    ]
+                }
+            ]
+        }
+    )
 
     events: Annotated[list[_AnyEvent], Field(min_length=1, max_length=MAX_EVENTS)]
 

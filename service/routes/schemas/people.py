@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from service.routes.schemas.wire import Identifier, Wire
 
@@ -34,6 +34,8 @@ class SessionAnswer(Wire):
 
 class MergeRequest(Wire):
     """The body of ``POST /users/{id}/merge``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "s-7"}]})
 
     session_id: Annotated[Identifier, Field(description="Whose events go to the user")]
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from service.routes.schemas.wire import Wire
 
@@ -10,7 +10,12 @@ from service.routes.schemas.wire import Wire
 class AdminRequest(Wire):
     """The optional body of ``POST /admin/rollback``."""
 
-    model: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "hllm"}]})
+
+    model: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="Kind of model; the default kind where it is left out"),
+    ] = None
 
 
 class LiveBundlesAnswer(Wire):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from model_store.people.moments import END_OF_TIME
@@ -44,6 +44,15 @@ class SegmentChoice(Wire):
 
 class RecommendRequest(Wire):
     """The body of ``POST /recommend``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "customer-95", "k": 10, "return_fields": ["title", "price"]},
+                {"history": ["item-00003", "item-00001"], "k": 5, "filter": {"category": "Audio", "price": {"lt": 50}}},
+            ]
+        }
+    )
 
     user_id: Annotated[
         Identifier | None, Field(description="Whose stored history is read; also decides the arm of an experiment")

@@ -1,10 +1,12 @@
 """The OpenAPI document: kept as a file that is current, whole, and true about keys."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from service.app import create_app
@@ -35,6 +37,43 @@ def test_every_reference_leads_somewhere() -> None:
             assert part in found, reference
             found = found[part]
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_every_operation_has_a_name_a_tag_and_words_for_all_that_it_takes() -> None:
+    document, names = _document(), set()
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            where = f"{method} {path}"
+            assert re.fullmatch(r"[a-z]+(_[a-z]+)*", operation["operationId"]), where
+            assert operation["operationId"] not in names, where
+            names.add(operation["operationId"])
+            assert len(operation["tags"]) == 1, where
+            assert operation["summary"], where
+            assert operation["description"], where
+            for parameter in operation.get("parameters", ()):
+                assert parameter.get("description"), (where, parameter["name"])
+            assert _examples(document, operation) or "requestBody" not in operation, where
+
+
+def _examples(document: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
+    content = operation.get("requestBody", {}).get("content", {})
+    text = json.dumps(content)
+    for name in re.findall(r"#/components/schemas/(\w+)", text):
+        text += json.dumps(document["components"]["schemas"][name].get("examples", []))
+    return re.findall(r"\[\{", text)
+
+
+async def test_the_examples_are_taken(client: httpx2.AsyncClient) -> None:
+    schemas = _document()["components"]["schemas"]
+    for name, path in (
+        ("EventsRequest", "/events"),
+        ("RecommendRequest", "/recommend"),
+        ("MergeRequest", "/users/u/merge"),
+    ):
+        assert schemas[name]["examples"]
+        for example in schemas[name]["examples"]:
+            answer = await client.post(path, json=example)
+            assert answer.status_code == 200, answer.text
 
 
 def test_every_operation_says_how_it_refuses() -> None:
