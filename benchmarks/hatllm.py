@@ -175,7 +175,7 @@ class Contest:
         for row, history in enumerate(histories):
             places[row, : len(history)] = torch.from_numpy(inverse[start : start + len(history)])
             start += len(history)
-        tokens = self.model.item_tokenizer.collate(self.items.item_tokens.of(distinct))
+        tokens = self.model.item_tokenizer.collate(self.items.item_tokens.tokens_of(distinct))
         windows = self.model.lay_out(tokens, places)
         states = self.model.dense_states(*self.model.dense_inputs(tokens, windows))
         return states[torch.arange(len(states)), windows.last.amax(dim=1)]

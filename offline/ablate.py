@@ -119,7 +119,7 @@ def _share(runs: Sequence[PlannedRun], results: Results) -> None:
     """Gives cells a line of their own whose configuration was run for another one."""
     for run in runs:
         same = results.of_key(run.key)
-        if same is not None and results.of(run) is None:
+        if same is not None and results.record_of(run) is None:
             results.add({**same, **run.cell})
 
 
@@ -183,7 +183,7 @@ def _name(run: PlannedRun) -> str:
 
 
 def _found(run: PlannedRun, results: Results) -> str:
-    record = results.of(run)
+    record = results.record_of(run)
     if record is None:
         return ""
     return f"; {_name(run)}: " + " ".join(f"{name}={record['metrics'][name]:.4f}" for name in METRICS)

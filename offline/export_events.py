@@ -199,7 +199,7 @@ class _Export:
                 self._identities.add(position, entry)
 
     def _write(self, writer: pq.ParquetWriter, batch: list[Logged]) -> None:
-        ids = [self._identities.of(position, event) for _, position, event in batch]
+        ids = [self._identities.id_of(position, event) for _, position, event in batch]
         rows = []
         for (shard, position, event), one, is_known in zip(batch, ids, self._known.contains(ids), strict=True):
             if is_known or one in self._new_ids:

@@ -3,8 +3,11 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from model_store.kind_names import Kind
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("service", "model_store", "offline")
@@ -115,3 +118,28 @@ def test_no_folder_holds_more_modules_than_a_newcomer_reads() -> None:
         for folder in {path.parent for path in (ROOT / package).rglob("*.py")}:
             modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
             assert len(modules) <= 15, f"{folder.relative_to(ROOT)} holds {len(modules)} modules"
+
+
+def test_only_the_table_of_kinds_and_the_kinds_themselves_tell_kinds_apart() -> None:
+    """A third kind costs a folder and its entries in the tables, and no condition elsewhere."""
+    homes = ("model_store/kinds.py", "model_store/kind_names.py", "model_store/hllm/", "model_store/hatllm/")
+    homes += ("offline/training/kinds.py", "offline/training/hllm/", "offline/training/hatllm/")
+    found = []
+    for folder in ("service", "model_store", "offline"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            relative = path.relative_to(ROOT).as_posix()
+            if relative.startswith(homes):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Compare) and {"hllm", "hatllm"} & {
+                    one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                }:
+                    found.append(f"{relative}:{node.lineno}")
+    assert found == []
+
+
+def test_the_names_of_the_kinds_are_those_of_both_tables() -> None:
+    from model_store.kinds import KINDS
+    from offline.training.kinds import KINDS as OFFLINE_KINDS
+
+    assert set(get_args(Kind)) == set(KINDS) == set(OFFLINE_KINDS)

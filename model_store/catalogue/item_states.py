@@ -27,7 +27,7 @@ class ItemTokens:
     token_ids: np.ndarray
     offsets: np.ndarray
 
-    def of(self, item_indices: np.ndarray) -> list[list[int]]:
+    def tokens_of(self, item_indices: np.ndarray) -> list[list[int]]:
         """Token ids of items (n,), each from 1 to N."""
         return [self.token_ids[self.offsets[index - 1] : self.offsets[index]].tolist() for index in item_indices]
 

@@ -176,7 +176,7 @@ class HatLLMUserEncoder:
         lengths = np.array([len(one.item_indices) for one in histories])
         places = np.full((len(histories), lengths.max()), -1, dtype=np.int64)
         places[np.arange(lengths.max())[None, :] < lengths[:, None]] = inverse
-        tokens = self.model.item_tokenizer.collate(self._tokens.of(distinct))
+        tokens = self.model.item_tokenizer.collate(self._tokens.tokens_of(distinct))
         return tokens.to(self._device), torch.from_numpy(places).to(self._device)
 
     def _looked_fast(self, history: History) -> np.ndarray:

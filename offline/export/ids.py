@@ -41,7 +41,7 @@ class Identities:
         """Takes note of an erasure."""
         insort(self._erasures.setdefault(erasure.owner_hash, []), position)
 
-    def of(self, position: Position, event: LoggedEvent) -> bytes:
+    def id_of(self, position: Position, event: LoggedEvent) -> bytes:
         """16 bytes, the same for the same event of the same owner between two erasures."""
         owner, since = event.owner.hash, BEGINNING
         if owner in self._erasures:

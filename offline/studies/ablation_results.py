@@ -94,7 +94,7 @@ class Results:
         self._path = path
         self.records = [_parse(path, number, line) for number, line in _lines(path)]
 
-    def of(self, run: PlannedRun) -> dict[str, Any] | None:
+    def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The line of a cell, if it was measured with the very same settings."""
         cell = run.cell
         return next((one for one in self.records if {name: one[name] for name in cell} == cell), None)
@@ -179,7 +179,7 @@ def collect_rows(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
     """
     found: dict[Variant, dict[int, dict[str, Any]]] = {run.variant: {} for run in runs}
     for run in runs:
-        record = results.of(run)
+        record = results.record_of(run)
         if record is not None:
             found[run.variant][run.settings.seed] = record
     base = next((records for variant, records in found.items() if variant.is_base), {})

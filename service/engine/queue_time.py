@@ -62,11 +62,11 @@ class QueueTime:
     def batch_seconds(self, kind: Hashable, num_users: int) -> float:
         """Expected of one forward pass; 0 where none was measured."""
         classes = range(_size_class(min(num_users, self._max_users)) + 1)
-        return max((self._batch_seconds.of((kind, size)) for size in classes), default=0.0)
+        return max((self._batch_seconds.seconds_of((kind, size)) for size in classes), default=0.0)
 
     def work_seconds(self, kind: Hashable) -> float:
         """Expected of one piece of other work; 0 where none was measured."""
-        return self._work_seconds.of(kind)
+        return self._work_seconds.seconds_of(kind)
 
     def waiting_seconds(self, *, another: Hashable | None = None, another_work: Hashable | None = None) -> float:
         """Until everything that waits is done, and, where given, one more history or piece of work."""
@@ -87,7 +87,7 @@ class _Estimates(Generic[K]):
         self._clock = clock
         self._known: dict[K, tuple[float, float]] = {}  # seconds, and when they were measured last
 
-    def of(self, kind: K) -> float:
+    def seconds_of(self, kind: K) -> float:
         """Expected seconds; 0 where none were measured."""
         if kind not in self._known:
             return 0.0

@@ -148,7 +148,7 @@ class LastEmbeddings:
         """
         self._store(owner, bundle_id, _Embedding(np.array(embedding), fingerprint, self._clock()))
 
-    def of(self, owner: Owner, bundle_id: str, fingerprint: bytes) -> np.ndarray | None:
+    def made_of(self, owner: Owner, bundle_id: str, fingerprint: bytes) -> np.ndarray | None:
         """(D,) float32, the embedding of this very history; do not write to it. It counts as made now."""
         found = self._find(owner, bundle_id)
         if found is None or found.fingerprint != fingerprint:

@@ -3,11 +3,12 @@
 import hashlib
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["hllm", "hatllm"]
+from model_store.kind_names import Kind
+
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 
 _HASH_BYTES = 8

@@ -133,7 +133,7 @@ class ModelAsker:
         """(D,) float32."""
         served, owner, made_of = ask.served, ask.owner, fingerprint(known.history)
         if owner is not None:
-            kept = self._last_known.embeddings.of(owner, served.bundle_id, made_of)
+            kept = self._last_known.embeddings.made_of(owner, served.bundle_id, made_of)
             if kept is not None:
                 return kept, NOTHING
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import orjson
 import yaml
@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from model_store.encoding import Mode
 from model_store.errors import InvalidInput
 from model_store.field_problems import describe_problem
+from model_store.kind_names import Kind
 from service.engine.served_bundle import ServedBundle
 from service.errors import InvalidRequest
 from service.recommend.ask import Boost, Pin, Query, ScenarioRef
@@ -82,7 +83,7 @@ class Scenario(_Part):
     exclude_seen: bool | None = None
     seen_types: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=64)] | None = None
     seen_max_age_seconds: Annotated[int, Field(ge=1)] | None = None
-    model: Literal["hllm", "hatllm"] | None = None
+    model: Kind | None = None
     mode: Mode | None = None
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class _Page:
         self._wants_key = wants_key
         self._made: tuple[bytes, str] | None = None
 
-    def of(self, app: FastAPI) -> tuple[bytes, str]:
+    def made_for(self, app: FastAPI) -> tuple[bytes, str]:
         """The page and its ETag."""
         if self._made is None:
             paths = app.openapi()["paths"]
@@ -96,7 +96,7 @@ def _router(*, wants_key: bool) -> APIRouter:
     @router.get("/")
     async def show_page(request: Request) -> Response:
         """The page; a browser asks again every time and is mostly told that it is the same."""
-        body, etag = page.of(request.app)
+        body, etag = page.made_for(request.app)
         headers = {**_PAGE_HEADERS, "ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)

@@ -31,7 +31,7 @@ class HatWindows:
         """(N,) int64, tokens of each item."""
         return self._tokens.lengths
 
-    def of(self, histories: torch.Tensor) -> tuple[TokenBatch, torch.Tensor]:
+    def tokens_of(self, histories: torch.Tensor) -> tuple[TokenBatch, torch.Tensor]:
         """Reads histories.
 
         Args:
@@ -99,7 +99,7 @@ class HatRetrieveTask(RankingTask):
         """
         loss = self.retrieve_loss(batch[ITEMS])
         if self.generate_weight:
-            generate_loss = self.hat.next_token_loss(*self.windows.of(batch[ITEMS]))
+            generate_loss = self.hat.next_token_loss(*self.windows.tokens_of(batch[ITEMS]))
             self.last_generate_loss = generate_loss.detach()
             loss = loss + self.generate_weight * generate_loss
         return {"loss": loss}
@@ -126,7 +126,7 @@ class HatRetrieveTask(RankingTask):
     def user_embeddings(self, batch: dict[str, torch.Tensor], table: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """(B, D) raw: the query at each history's last item."""
         history = batch[ITEMS]
-        queries = self.hat.window_queries(*self.windows.of(history))
+        queries = self.hat.window_queries(*self.windows.tokens_of(history))
         last = (history > 0).sum(dim=1) - 1
         return queries[torch.arange(len(history), device=history.device), last]
 
@@ -164,7 +164,7 @@ class HatTowerTask(HatRetrieveTask):
 
     def retrieve_loss(self, items: torch.Tensor) -> torch.Tensor:
         """InfoNCE of the next items of windows (B, L + 1), among stored ones."""
-        queries = self.hat.window_queries(*self.windows.of(inputs_of(items)))
+        queries = self.hat.window_queries(*self.windows.tokens_of(inputs_of(items)))
         return self.loss_among_stored(queries, items, self.table, self.candidates)
 
     def catalogue_embeddings(self) -> torch.Tensor:
@@ -197,14 +197,14 @@ class HatGenerateTask(Task):
         Args:
             batch: ``input_ids`` (B, L + 1) int64, right-padded with 0.
         """
-        return {"loss": self.hat.next_token_loss(*self.windows.of(batch[ITEMS]))}
+        return {"loss": self.hat.next_token_loss(*self.windows.tokens_of(batch[ITEMS]))}
 
     def evaluate_cases(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B,) float32, mean cross-entropy of the target's tokens."""
         items = functional.pad(batch[ITEMS], (0, 1))
         lengths = (items > 0).sum(dim=1, keepdim=True)
         items = items.scatter(1, lengths, batch["targets"][:, None])
-        return title_losses(self.hat, *self.windows.of(items))
+        return title_losses(self.hat, *self.windows.tokens_of(items))
 
     def summarise(self, values: np.ndarray) -> dict[str, float]:
         """The mean over all cases."""

@@ -58,7 +58,7 @@ class SegmentItems:
     starts: np.ndarray
     items: np.ndarray
 
-    def of(self, value: Value) -> np.ndarray | None:
+    def items_of(self, value: Value) -> np.ndarray | None:
         """(M_v,) int64, the items of a value, the most popular first; None if no item has it."""
         place = self.places.get(value)
         # True equals 1 as a key, and must not be it.
@@ -115,7 +115,7 @@ class Segments:
         value = wish.value
         if value is None:
             value = most_frequent(catalogue, segments.attribute, history)
-        return None if value is None else segments.of(value)
+        return None if value is None else segments.items_of(value)
 
     def _attribute_of(self, catalogue: Catalogue) -> str | None:
         attribute = self._attribute

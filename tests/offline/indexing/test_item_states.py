@@ -108,9 +108,9 @@ def test_a_bundle_of_a_hatllm_serves_the_dense_answer(model: HatLLM, tmp_path: P
     history = [5, 60, 1]
     user = make_user_encoder(bundle).encode([History(np.array(history), np.zeros(3, dtype=np.int64))])[0]
     with torch.no_grad():
-        tokens = model.item_tokenizer.collate(bundle.item_tokens.of(np.array(history)))
+        tokens = model.item_tokenizer.collate(bundle.item_tokens.tokens_of(np.array(history)))
         dense = model.dense_queries(tokens, torch.tensor([[0, 1, 2]]))[0, -1]
-        item = model.encode_item_tokens(model.item_tokenizer.collate(bundle.item_tokens.of(np.array([7]))))[0]
+        item = model.encode_item_tokens(model.item_tokenizer.collate(bundle.item_tokens.tokens_of(np.array([7]))))[0]
     np.testing.assert_allclose(user, torch.nn.functional.normalize(dense, dim=0), atol=1e-4)
     np.testing.assert_allclose(bundle.embeddings[6], item, atol=1e-4)
     assert bundle.item_states is not None
@@ -194,7 +194,9 @@ def test_a_killed_reindex_goes_on_and_publishes_right_states(model: HatLLM, tmp_
     for item_index in chosen:
         rows = bundle.item_tokens.rows(np.array([item_index]))
         with torch.no_grad():
-            alone = model.item_states(model.item_tokenizer.collate(bundle.item_tokens.of(np.array([item_index]))))[0]
+            alone = model.item_states(
+                model.item_tokenizer.collate(bundle.item_tokens.tokens_of(np.array([item_index])))
+            )[0]
         torch.testing.assert_close(bundle.item_states[torch.from_numpy(rows)], alone, atol=1e-5, rtol=0)
 
 

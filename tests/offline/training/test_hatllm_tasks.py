@@ -182,7 +182,7 @@ def test_training_on_one_history_predicts_the_title_that_follows(tmp_path: Path)
         loss = HatGenerateTask(model, windows)(input_ids=ITEMS[:1])["loss"]
         loss.backward()
         optimiser.step()
-    tokens, places = windows.of(ITEMS[:1])
+    tokens, places = windows.tokens_of(ITEMS[:1])
     with torch.no_grad():
         assert float(title_losses(model, tokens, places)[0]) < 0.2
 

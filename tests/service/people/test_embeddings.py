@@ -41,11 +41,11 @@ def test_the_embedding_of_this_very_history_is_told_from_that_of_an_older_one() 
     clock = Clock()
     kept = _embeddings(clock)
     kept.keep(ANNA, "b1", _vector(1), fingerprint(_history(1, 2)))
-    found = kept.of(ANNA, "b1", fingerprint(_history(1, 2)))
+    found = kept.made_of(ANNA, "b1", fingerprint(_history(1, 2)))
     assert found is not None
     assert found.tolist() == [1, 1, 1, 1]
     for other in (_history(2, 1), _history(1, 2, 3), _history(1), History(np.array([1, 2]), np.array([0, 2]))):
-        assert kept.of(ANNA, "b1", fingerprint(other)) is None
+        assert kept.made_of(ANNA, "b1", fingerprint(other)) is None
     clock.now = 7.0
     last = kept.last(ANNA, "b1")
     assert last is not None
@@ -57,7 +57,7 @@ def test_an_embedding_is_of_one_bundle_and_one_owner() -> None:
     kept.keep(ANNA, "b1", _vector(1), b"f")
     for owner, bundle_id in ((ANNA, "b2"), (BELA, "b1"), (SESSION, "b1")):
         assert kept.last(owner, bundle_id) is None
-        assert kept.of(owner, bundle_id, b"f") is None
+        assert kept.made_of(owner, bundle_id, b"f") is None
     kept.keep(ANNA, "b2", _vector(2), b"f")
     assert [kept.last(ANNA, bundle_id).value[0] for bundle_id in ("b1", "b2")] == [1, 2]  # type: ignore[union-attr]
     assert kept.forget(ANNA.hash) == 2
@@ -80,7 +80,7 @@ def test_an_embedding_ages_but_one_that_is_confirmed_does_not() -> None:
     kept.keep(ANNA, "b1", _vector(1), b"f")
     kept.keep(ANNA, "b2", _vector(2), b"g")
     clock.now = 60.0
-    assert kept.of(ANNA, "b1", b"f") is not None
+    assert kept.made_of(ANNA, "b1", b"f") is not None
     clock.now = 130.0
     assert kept.last(ANNA, "b1") is not None
     assert kept.last(ANNA, "b2") is None

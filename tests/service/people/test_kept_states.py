@@ -39,7 +39,7 @@ class Dense:
     def scores(self, items: list[int]) -> np.ndarray:
         """(N,) cosine of every item with the embedding of a history."""
         read = np.array(items[-window(len(items), HAT_WINDOW) :])
-        tokens = self._model.item_tokenizer.collate(self._tokens.of(read))
+        tokens = self._model.item_tokenizer.collate(self._tokens.tokens_of(read))
         with torch.no_grad():
             user = self._model.dense_queries(tokens, torch.arange(len(read))[None])[0, -1]
         scores: np.ndarray = self._unit @ torch.nn.functional.normalize(user, dim=0).numpy()
