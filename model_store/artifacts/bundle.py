@@ -1,6 +1,5 @@
 """Opening a bundle: everything that serving a catalogue needs, checked to belong together."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 
 from model_store.artifacts.manifest import BundleManifest, ModelManifest, read_bundle_manifest, read_model_manifest
+from model_store.artifacts.mapped_tensors import map_tensors
 from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import STATES_FILE, TOKENS_FILE, ItemTokens, map_states, read_tokens
@@ -83,7 +83,7 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
     model_directory = store.model_directory(manifest.model_id, verify=verify)
     _check_model(manifest, read_model_manifest(model_directory))
     catalogue = Catalogue.from_parquet(directory / ITEMS_FILE)
-    embeddings = map_tensor(directory / EMBEDDINGS_FILE, EMBEDDINGS_TENSOR)
+    embeddings = _map_embeddings(directory / EMBEDDINGS_FILE)
     index = load_index(directory / INDEX_FILE, manifest.index_parameters, factory=manifest.index_factory)
     expected = (manifest.num_items, manifest.embedding_dim)
     for name, shape in (
@@ -110,27 +110,13 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
     )
 
 
-def map_tensor(path: Path, name: str) -> np.ndarray:
-    """Maps one float32 tensor of a safetensors file into memory, read-only; processes share its pages.
-
-    ``safetensors`` itself copies when it hands out numpy arrays. The format is an 8-byte little-endian
-    length, a JSON header of that length, then the tensors.
-
-    Raises:
-        ArtifactCorrupt: The file is not safetensors, or has no such float32 tensor.
-    """
-    try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(header_bytes))
-        entry = header[name]
-        if entry["dtype"] != "F32":
-            raise ArtifactCorrupt(f"{path} holds {name} as {entry['dtype']}, expected F32")
-        start = 8 + header_bytes + entry["data_offsets"][0]
-        # a plain array over the map: np.memmap's own class is slower to index and leaks into results
-        return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=start, shape=tuple(entry["shape"])))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise ArtifactCorrupt(f"{path} has no tensor {name!r} that can be mapped: {error!r}") from error
+def _map_embeddings(path: Path) -> np.ndarray:
+    (embeddings,) = map_tensors(path, [EMBEDDINGS_TENSOR])
+    if embeddings.dtype != torch.float32:
+        raise ArtifactCorrupt(f"{path} holds {EMBEDDINGS_TENSOR} as {embeddings.dtype}, expected torch.float32")
+    mapped: np.ndarray = embeddings.numpy()
+    mapped.flags.writeable = False
+    return mapped
 
 
 def _check_model(bundle: BundleManifest, model: ModelManifest) -> None:

@@ -1,13 +1,12 @@
 """What a bundle keeps of each item beside its embedding: its tokens and, for a HatLLM, their states after IN."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
+from model_store.artifacts.mapped_tensors import map_tensors
 from model_store.errors import ArtifactCorrupt
 
 TOKENS_FILE = "item_tokens.safetensors"
@@ -50,7 +49,7 @@ def read_tokens(path: Path, *, num_items: int) -> ItemTokens:
     Raises:
         ArtifactCorrupt: The file cannot be read, or is not of this many items.
     """
-    token_ids, offsets = _tensors(path, ("token_ids", "offsets"))
+    token_ids, offsets = map_tensors(path, ("token_ids", "offsets"))
     tokens = ItemTokens(token_ids.numpy(), offsets.numpy())
     if tokens.offsets.shape != (num_items + 1,) or tokens.offsets[-1] != len(tokens.token_ids):
         raise ArtifactCorrupt(f"{path} has offsets {tokens.offsets.shape}, but the manifest says {num_items} items")
@@ -63,16 +62,7 @@ def map_states(path: Path, *, tokens: ItemTokens) -> torch.Tensor:
     Raises:
         ArtifactCorrupt: The file cannot be read, or is not of these tokens.
     """
-    (states,) = _tensors(path, (STATES_TENSOR,))
+    (states,) = map_tensors(path, (STATES_TENSOR,))
     if states.ndim != 2 or len(states) != len(tokens.token_ids):
         raise ArtifactCorrupt(f"{path} has {tuple(states.shape)} states, expected {len(tokens.token_ids)} rows")
     return states
-
-
-def _tensors(path: Path, names: Sequence[str]) -> list[torch.Tensor]:
-    try:
-        # for torch the library maps the file and hands out views of it
-        with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(name) for name in names]
-    except (SafetensorError, OSError) as error:
-        raise ArtifactCorrupt(f"{path} has no tensors {', '.join(names)} that can be mapped: {error}") from error

@@ -6,12 +6,12 @@ the forward pass. Made of an older one, it is what the ladder serves when the mo
 
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
+from cachetools import TTLCache
 
 from model_store.people.histories import History
 from model_store.people.owner import Owner
@@ -46,7 +46,7 @@ class _Entry(Generic[V]):
 
 
 class AgedCache(Generic[K, V]):
-    """Keeps the newest values, within a size and an age. For one thread.
+    """Keeps the values that were used last, within a size and an age. For one thread.
 
     Args:
         max_bytes: Of all values together; 0 keeps nothing.
@@ -55,11 +55,10 @@ class AgedCache(Generic[K, V]):
     """
 
     def __init__(self, *, max_bytes: int, max_age_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
-        self._max_age_seconds = max_age_seconds
         self._clock = clock
-        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()  # the oldest first
-        self._num_bytes = 0
+        self._entries: TTLCache[K, _Entry[V]] = TTLCache(
+            max_bytes, max_age_seconds, timer=clock, getsizeof=lambda entry: entry.num_bytes
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -67,46 +66,30 @@ class AgedCache(Generic[K, V]):
     @property
     def num_bytes(self) -> int:
         """What is kept takes, about."""
-        return self._num_bytes
+        self._entries.expire()
+        return int(self._entries.currsize)
 
     def put(self, key: K, value: V, num_bytes: int) -> None:
-        """Keeps a value in place of the one before; the oldest ones make room."""
-        self.forget(key)
-        num_bytes += _ENTRY_BYTES
-        if num_bytes > self._max_bytes:
-            return
-        self._entries[key] = _Entry(value, num_bytes, self._clock())
-        self._num_bytes += num_bytes
-        self._drop_old()
-        while self._num_bytes > self._max_bytes:
-            self.forget(next(iter(self._entries)))
+        """Keeps a value in place of the one before; those that were not used for longest make room."""
+        entry = _Entry(value, num_bytes + _ENTRY_BYTES, self._clock())
+        # else the one before would count while room is made
+        self._entries.pop(key, None)
+        if entry.num_bytes <= self._entries.maxsize:
+            self._entries[key] = entry
 
     def get(self, key: K) -> Aged[V] | None:
         """What was kept last, unless it is too old or had to make room."""
-        self._drop_old()
         entry = self._entries.get(key)
         return None if entry is None else Aged(entry.value, self._clock() - entry.kept_at)
 
     def forget(self, key: K) -> V | None:
         """Drops a value and returns it."""
         entry = self._entries.pop(key, None)
-        if entry is None:
-            return None
-        self._num_bytes -= entry.num_bytes
-        return entry.value
+        return None if entry is None else entry.value
 
     def clear(self) -> None:
         """Drops everything."""
         self._entries.clear()
-        self._num_bytes = 0
-
-    def _drop_old(self) -> None:
-        oldest_allowed = self._clock() - self._max_age_seconds
-        while self._entries:
-            key, entry = next(iter(self._entries.items()))
-            if entry.kept_at >= oldest_allowed:
-                return
-            self.forget(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from model_store.artifacts.bundle import map_tensor, open_bundle
+from model_store.artifacts.bundle import open_bundle
 from model_store.artifacts.manifest import MANIFEST_NAME
 from model_store.artifacts.store import ModelStore
 from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, ArtifactNotFound, InvalidInput
@@ -43,7 +42,7 @@ def test_an_open_bundle_holds_what_was_stored(store: ModelStore, tmp_path: Path)
 def test_embeddings_are_mapped_and_cannot_be_written(store: ModelStore) -> None:
     bundle = open_bundle(store, add_bundle(store, add_model(store)).bundle_id)
 
-    assert isinstance(bundle.embeddings.base, np.memmap)
+    assert str(bundle.directory / "item_embeddings.safetensors") in Path("/proc/self/maps").read_text()
     with pytest.raises(ValueError, match="read-only"):
         bundle.embeddings[0, 0] = 1.0
 
@@ -105,21 +104,3 @@ def test_files_that_disagree_about_the_number_of_items_are_corrupt(store: ModelS
     bundle_id = add_bundle(store, add_model(store), num_items=7).bundle_id
     with pytest.raises(ArtifactCorrupt, match=r"\(6, 4\), but the manifest says \(7, 4\)"):
         open_bundle(store, bundle_id)
-
-
-def test_a_tensor_is_mapped_among_others_and_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "tensors.safetensors"
-    wanted = np.arange(6, dtype=np.float32).reshape(2, 3)
-    save_file({"before": np.ones(5, dtype=np.int8), "wanted": wanted, "wide": wanted.astype(np.float64)}, path)
-
-    np.testing.assert_array_equal(map_tensor(path, "wanted"), wanted)
-    with pytest.raises(ArtifactCorrupt, match="'missing'"):
-        map_tensor(path, "missing")
-    with pytest.raises(ArtifactCorrupt, match="F64"):
-        map_tensor(path, "wide")
-    path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(ArtifactCorrupt, match=r"tensors\.safetensors"):
-        map_tensor(path, "wanted")
-    path.write_bytes(b"\xff" * 20)
-    with pytest.raises(ArtifactCorrupt, match=r"tensors\.safetensors"):
-        map_tensor(path, "wanted")
