@@ -16,5 +16,5 @@ def _one_torch_thread() -> None:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("HATSTAND_") and name != "HATSTAND_TEST_DATA":
+        if name.startswith("HATSTAND_") and not name.startswith("HATSTAND_TEST_"):
             monkeypatch.delenv(name)
