@@ -4,6 +4,7 @@ pydantic's own messages ("Extra inputs are not permitted", "Input should be a va
 the field that was meant.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -73,7 +74,11 @@ def describe_problem(entry: Mapping[str, Any], model: type[BaseModel] | None = N
         return _unknown_field(str(entry["loc"][-1]), model)
     words = _WORDS.get(kind)
     # PydanticCustomError carries a message of ours.
-    expected = str(entry["msg"]) if words is None else words.format_map(entry.get("ctx") or {})
+    expected = (
+        str(entry["msg"])
+        if words is None
+        else words.format_map(defaultdict(lambda: "another number", entry.get("ctx") or {}))
+    )
     is_readable = (
         isinstance(value, str | int | float) and len(str(value)) <= _READABLE_LENGTH and str(value).isprintable()
     )

@@ -132,7 +132,10 @@ def _pointer(entry: Mapping[str, Any], body: Any) -> str:
     source, *location = entry["loc"]
     parts, value = [], body
     for part in location:
-        is_inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if isinstance(value, Mapping):
+            is_inside = part in value
+        else:
+            is_inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
         if is_inside:
             value = value[part]
         elif source == "body" and not (entry["type"] == "missing" and part == location[-1]):

@@ -17,6 +17,8 @@ from service.recommend.browse import shown_items
 _LETTERS_FOR_ONE, _LETTERS_FOR_TWO = 4, 8
 # Words of the catalogue that one word of a query may stand for, the likest ones.
 _MAX_NEAR = 20
+# Of a longer query the other words must be there as they are, so that its cost is bounded.
+_MAX_NEAR_WORDS = 8
 
 
 def find_by_title(served: ServedBundle, query: str, limit: int, hidden: HiddenItems) -> np.ndarray:
@@ -42,7 +44,10 @@ def find_by_title(served: ServedBundle, query: str, limit: int, hidden: HiddenIt
     if len(found) >= limit or not words:
         return found
     vocabulary = served.catalogue.title_words
-    nearly = [_contains(titles, [word, *_near_words(word, vocabulary)]) for word in words]
+    nearly = [
+        _contains(titles, [word, *(_near_words(word, vocabulary) if at < _MAX_NEAR_WORDS else ())])
+        for at, word in enumerate(words)
+    ]
     more = np.logical_and.reduce([shown & ~exact, *nearly])
     return np.concatenate([found, _most_popular(served, more, limit - len(found))])
 

@@ -15,12 +15,15 @@ def _moment(value: Any) -> int:
     """Seconds since 1970."""
     if type(value) is int:
         return _plausible(value)
-    if isinstance(value, str):
-        try:
-            return _plausible(seconds_of_iso(value))
-        except (ValueError, OverflowError):
-            pass
-    raise PydanticCustomError("moment_type", "expected seconds since 1970, or ISO 8601 such as 2026-11-30T18:00:00Z")
+    try:
+        seconds = seconds_of_iso(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        seconds = None
+    if seconds is None:
+        raise PydanticCustomError(
+            "moment_type", "expected seconds since 1970, or ISO 8601 such as 2026-11-30T18:00:00Z"
+        )
+    return _plausible(seconds)
 
 
 def _plausible(seconds: int) -> int:

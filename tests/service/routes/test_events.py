@@ -132,6 +132,7 @@ async def test_an_event_without_a_moment_happens_now(client: httpx2.AsyncClient)
         (10**30, "expected seconds since 1970, from 0 to"),
         ("1700000000", "expected seconds since 1970, or ISO 8601"),
         ("yesterday", "expected seconds since 1970, or ISO 8601"),
+        ("1066-10-14", "expected seconds since 1970, from 0 to"),
         ("2021-13-01", "expected seconds since 1970, or ISO 8601"),
         (True, "expected seconds since 1970, or ISO 8601"),
         (None, "expected seconds since 1970, or ISO 8601"),
