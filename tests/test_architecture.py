@@ -143,3 +143,19 @@ def test_the_names_of_the_kinds_are_those_of_both_tables() -> None:
     from offline.training.kinds import KINDS as OFFLINE_KINDS
 
     assert set(get_args(Kind)) == set(KINDS) == set(OFFLINE_KINDS)
+
+
+# Of transformers, prometheus_client and click, which have no public names for them.
+NOT_OURS = {"_attn_implementation", "_labelnames", "_protected_args"}
+
+
+def test_tests_ask_for_behaviour_and_not_for_private_attributes() -> None:
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
+                continue
+            is_own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+            if not is_own and node.attr not in NOT_OURS:
+                found.append(f"{path.relative_to(ROOT).as_posix()}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []

@@ -45,7 +45,7 @@ class ItemSegments:
         candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
         self._pad_id = next(int(token_id) for token_id in candidates if token_id is not None)
         self._is_quoted = config.item_end == "quote"
-        self._opening, self._closing = self._borders(config.item_end)
+        self._opening, self._closing = self.borders(config.item_end)
         self._max_title_tokens = config.max_item_tokens - len(self._opening) - len(self._closing)
         if self._max_title_tokens < 1:
             raise InvalidInput(
@@ -69,7 +69,8 @@ class ItemSegments:
         """Right-pads segments to the longest: (B, T)."""
         return collate(token_ids, pad_id=self._pad_id)
 
-    def _borders(self, item_end: str) -> tuple[list[int], list[int]]:
+    def borders(self, item_end: str) -> tuple[list[int], list[int]]:
+        """The token ids that open and close an item, by how items end."""
         if item_end == "title":
             return [], []
         if item_end == "quote":

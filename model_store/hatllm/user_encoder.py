@@ -137,11 +137,12 @@ class HatLLMUserEncoder:
 
     def _bring_up_to_date(self, states: Sequence[UserState], histories: Sequence[History]) -> None:
         missing = [state.cut_back_to(one.item_indices) for state, one in zip(states, histories, strict=True)]
-        work = [self._new_items(state, items) for state, items in zip(states, missing, strict=True) if len(items)]
+        work = [self.read_new_items(state, items) for state, items in zip(states, missing, strict=True) if len(items)]
         if work:
             extend(self.model, work)
 
-    def _new_items(self, state: UserState, item_indices: np.ndarray) -> NewItems:
+    def read_new_items(self, state: UserState, item_indices: np.ndarray) -> NewItems:
+        """What the layers after IN need of items (n,) that a kept state does not have yet."""
         assert self._item_states is not None
         rows = torch.from_numpy(self._tokens.rows(item_indices))
         return NewItems(
@@ -187,7 +188,9 @@ class HatLLMUserEncoder:
             # the last item is run again, to see what its row looks at
             state.cut_back(min(len(state.item_indices), num_items - 1))
             extend(
-                self.model, [self._new_items(state, history.item_indices[len(state.item_indices) :])], weights=weights
+                self.model,
+                [self.read_new_items(state, history.item_indices[len(state.item_indices) :])],
+                weights=weights,
             )
             ends = state.token_ends
         looked = weights.mean()

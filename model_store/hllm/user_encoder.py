@@ -28,17 +28,17 @@ class HLLMUserEncoder:
         self._bundle = bundle
         self._device = device
         self._dtype = dtype
-        self._model = load_hllm(bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True)
+        self.model = load_hllm(bundle.model_directory, device=device, dtype=dtype, parts={"user"}, merge_adapters=True)
 
     @property
     def max_history_length(self) -> int:
         """L of the model."""
-        return self._model.config.max_history_length
+        return self.model.config.max_history_length
 
     @property
     def embedding_dim(self) -> int:
         """D of the model."""
-        return self._model.config.embedding_dim
+        return self.model.config.embedding_dim
 
     @property
     def kept_bytes(self) -> int:
@@ -83,7 +83,7 @@ class HLLMUserEncoder:
         timestamps[is_item] = np.concatenate([history.timestamps for history in histories])
         embeddings = np.ascontiguousarray(self._bundle.item_embeddings(item_indices), dtype=np.float32)
         with torch.inference_mode():
-            users = self._model.encode_users(
+            users = self.model.encode_users(
                 torch.from_numpy(embeddings).to(self._device, self._dtype),
                 torch.from_numpy(is_item).to(self._device),
                 torch.from_numpy(timestamps).to(self._device),

@@ -124,7 +124,7 @@ def compute_states(
             missing = rows
             if known is not None and index is not None:
                 missing = _copy_known(known, index, tokens, rows, states)
-            _run(model, tokens, missing, states, options=options)
+            run_block(model, tokens, missing, states, options=options)
             num_computed += len(missing)
             file.mark(int(rows[-1]) + 1)
             bar.update(int(tokens.offsets[rows[-1] + 1] - tokens.offsets[start]))
@@ -172,9 +172,10 @@ def _copy_known(
 
 
 @torch.no_grad()
-def _run(
+def run_block(
     model: HatLLM, tokens: CatalogueTokens, rows: np.ndarray, states: torch.Tensor, *, options: EmbedOptions
 ) -> None:
+    """Fills in the states of the tokens of items (n,), given by their rows."""
     if len(rows) == 0:
         return
     lengths = tokens.lengths[rows]

@@ -17,8 +17,8 @@ LOGGER = logging.getLogger(__name__)
 
 Status = Literal["ready", "degraded", "not_ready"]
 
-_PING_EVERY_SECONDS = 0.9
-_PING_TIMEOUT_SECONDS = 1.0
+PING_EVERY_SECONDS = 0.9
+PING_TIMEOUT_SECONDS = 1.0
 
 
 class _Pingable(Protocol):
@@ -152,12 +152,12 @@ class Health:
     async def _look_at_histories(self) -> None:
         problem = None
         try:
-            async with asyncio.timeout(_PING_TIMEOUT_SECONDS):
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._histories.ping()
         except HistoryUnavailable as error:
             problem = error.detail
         except TimeoutError:
-            problem = f"the history store did not answer a ping within {_PING_TIMEOUT_SECONDS:.0f} s"
+            problem = f"the history store did not answer a ping within {PING_TIMEOUT_SECONDS:.0f} s"
         if (problem is None) != (self._history_problem is None):
             LOGGER.warning("the history store %s", "answers again" if problem is None else "does not answer")
         self._history_problem = problem
@@ -167,8 +167,8 @@ class Health:
         loop = asyncio.get_running_loop()
         while True:
             asked = loop.time()
-            await asyncio.sleep(_PING_EVERY_SECONDS)
-            self._observer.event_loop_lagged(max(loop.time() - asked - _PING_EVERY_SECONDS, 0.0))
+            await asyncio.sleep(PING_EVERY_SECONDS)
+            self._observer.event_loop_lagged(max(loop.time() - asked - PING_EVERY_SECONDS, 0.0))
             try:
                 await self.look_at_histories()
             except Exception:

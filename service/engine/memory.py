@@ -102,7 +102,7 @@ def available_bytes(where: str) -> int | None:
         free, _ = torch.cuda.mem_get_info(where)
         # What torch has reserved and does not use is free for us, too.
         return int(free) + torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
-    limits = [limit for limit in (_of_machine(), _of_control_group(Path("/sys/fs/cgroup"))) if limit is not None]
+    limits = [limit for limit in (_of_machine(), left_in_control_group(Path("/sys/fs/cgroup"))) if limit is not None]
     return min(limits) if limits else None
 
 
@@ -115,7 +115,7 @@ def _of_machine(path: Path = Path("/proc/meminfo")) -> int | None:
     return None if kib is None else kib * 1024
 
 
-def _of_control_group(root: Path) -> int | None:
+def left_in_control_group(root: Path) -> int | None:
     """What the container may still take; its cache of files can be dropped, so it counts as free."""
     for folder, limit, used, inactive in (
         (root, "memory.max", "memory.current", "inactive_file"),

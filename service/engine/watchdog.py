@@ -18,7 +18,7 @@ from service.tasks import end_task
 
 LOGGER = logging.getLogger(__name__)
 
-_LOOK_EVERY_SECONDS = 0.4
+LOOK_EVERY_SECONDS = 0.4
 _FIRST_PROBE_SECONDS = 1.0
 _LAST_PROBE_SECONDS = 5.0
 
@@ -89,7 +89,7 @@ class Watchdog:
                 LOGGER.exception("the watchdog failed")
                 self._failure = "the watchdog failed"
             self._tell()
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     def _look(self, now: float) -> None:
         if self._probe is not None and self._probe.done():

@@ -47,6 +47,11 @@ class Erasures:
         self._last: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the place in the news is known from which on this process hears of erasures."""
+        return self._last is not None
+
     async def start(self) -> None:
         """Begins to look. Call it before anything is kept, so that nothing has to be forgotten."""
         with contextlib.suppress(HistoryUnavailable):  # then the first look that succeeds forgets everybody

@@ -45,7 +45,7 @@ class TitleGenerator:
         if not can_generate(encoder):
             modes = ", ".join(encoder.model.config.modes)
             raise ArtifactIncompatible(f"this model does not write titles: it was trained to {modes}")
-        self._encoder = encoder
+        self.encoder = encoder
         self._num_beams = num_beams
         self._trie = TitleTrie.from_tokens(tokens.token_ids, tokens.offsets, popularity)
 
@@ -61,8 +61,8 @@ class TitleGenerator:
         Returns:
             item_index (C,) int64 best first and log-probability (C,) float32; C at most k.
         """
-        with self._encoder.state_of(history) as state:
-            scorer = BeamScorer(self._encoder.model, state)
+        with self.encoder.state_of(history) as state:
+            scorer = BeamScorer(self.encoder.model, state)
             return beam_search(scorer, self._trie, num_beams=max(self._num_beams, k), k=k, allowed=allowed)
 
 

@@ -176,12 +176,12 @@ def test_a_script_that_just_ends_loses_nothing(client: Client, shop_service: Ser
     assert len(_stored(client, f"sender-script-{end}")) == 120
 
 
-def test_a_forked_process_is_told_to_make_its_own(client: Client) -> None:
-    with EventSender(client) as sender:
-        sender._process_id = os.getppid()  # as in a child: forking beside the threads of this test is not safe
+def test_a_forked_process_is_told_to_make_its_own(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EventSender(client) as sender, monkeypatch.context() as child:
+        # as in a child: forking beside the threads of this test is not safe
+        child.setattr(os, "getpid", os.getppid)
         with pytest.raises(HatstandError, match="after the fork"):
             sender.send(Event(user_id="u", item_id="i1"))
-        sender._process_id = os.getpid()
 
 
 def test_nothing_is_lost_and_nothing_counts_twice_while_the_service_is_killed(shop_root: Path, tmp_path: Path) -> None:

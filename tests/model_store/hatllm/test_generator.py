@@ -91,9 +91,9 @@ def test_generation_with_few_beams_stays_inside_what_is_allowed(tmp_path: Path) 
 def test_generating_leaves_the_kept_state_as_it_was(tmp_path: Path) -> None:
     model = make_hatllm(tmp_path, max_item_tokens=20)
     generator, items = make(model, tmp_path / "model")
-    before = generator._encoder.encode([history(1, 2, owner="u")])
+    before = generator.encoder.encode([history(1, 2, owner="u")])
     generator.recommend(history(1, 2, owner="u"), 5, None)
-    np.testing.assert_array_equal(generator._encoder.encode([history(1, 2, owner="u")]), before)
+    np.testing.assert_array_equal(generator.encoder.encode([history(1, 2, owner="u")]), before)
     np.testing.assert_allclose(make_encoder(items).encode([history(1, 2)]), before, atol=1e-5)
 
 
@@ -115,8 +115,8 @@ def test_beams_that_change_places_keep_their_own_past(tmp_path: Path) -> None:
     segments = model.item_tokenizer.encode(SHOP)
     ids = segments[2] + segments[0]
     items = [1] * len(segments[2]) + [2] * len(segments[0])
-    with generator._encoder.state_of(History(np.array([3, 1]), np.array([0, 0]))) as state, torch.no_grad():
-        scorer = BeamScorer(generator._encoder.model, state)
+    with generator.encoder.state_of(History(np.array([3, 1]), np.array([0, 0]))) as state, torch.no_grad():
+        scorer = BeamScorer(generator.encoder.model, state)
         scorer.first()
         scorer.step(torch.tensor([0, 0]), torch.tensor([5, 6]))
         scorer.step(torch.tensor([1, 0, 1]), torch.tensor([7, 8, 9]))

@@ -279,7 +279,7 @@ def test_segments_have_exact_borders(tmp_path: Path) -> None:
         assert segment[-1] == end
         assert segment.count(end) == 1  # not even a title that spells it
         assert len(segment) <= 12
-    opening, closing = quoted._borders("quote")
+    opening, closing = quoted.borders("quote")
     for segment in quoted.encode(titles):
         assert segment[: len(opening)] == opening
         assert segment[-len(closing) :] == closing

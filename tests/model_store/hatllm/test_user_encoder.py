@@ -74,13 +74,13 @@ def test_more_histories_than_one_pass_holds_are_run_in_several(
 def test_a_kept_state_is_used(items: HatItems, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = make_encoder(items)
     ran: list[int] = []
-    original = HatLLMUserEncoder._new_items
+    original = HatLLMUserEncoder.read_new_items
 
     def counting(self: HatLLMUserEncoder, state: UserState, item_indices: np.ndarray) -> object:
         ran.append(len(item_indices))
         return original(self, state, item_indices)
 
-    monkeypatch.setattr(HatLLMUserEncoder, "_new_items", counting)
+    monkeypatch.setattr(HatLLMUserEncoder, "read_new_items", counting)
     encoder.encode([history(1, 2, 3, 4, owner="u")])
     encoder.encode([history(1, 2, 3, 4, owner="u")])  # nothing new: nothing runs
     encoder.encode([history(1, 2, 3, 4, 5, owner="u")])  # one event

@@ -63,7 +63,8 @@ def test_recall_counts_what_a_careless_search_misses() -> None:
     built = build_index(vectors, factory="IVF64,Flat", recall_target=1.0)
 
     assert measure_recall(built.index, vectors) == 1.0
-    one_cell = engine.FaissIndex(built.index._index, factory="IVF64,Flat", parameters={"nprobe": 1})
+    assert isinstance(built.index, engine.FaissIndex)
+    one_cell = built.index.with_effort(1)
     assert measure_recall(one_cell, vectors) < 0.7
 
 

@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_after_its_last_block(
 ) -> None:
     monkeypatch.setattr(item_states, "_BLOCK_ITEMS", 16)
     catalogue = shop_catalogue(50)
-    original, ran = item_states._run, []
+    original, ran = item_states.run_block, []
 
     def dies_in_the_third_block(*arguments: object, **options: object) -> None:
         ran.append(1)
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_after_its_last_block(
             raise KeyboardInterrupt
         original(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(item_states, "_run", dies_in_the_third_block)
+    monkeypatch.setattr(item_states, "run_block", dies_in_the_third_block)
     with pytest.raises(KeyboardInterrupt):
         compute_states(model, catalogue, directory=tmp_path)
     stated = compute_states(model, catalogue, directory=tmp_path)
@@ -164,7 +164,7 @@ def test_titles_that_cannot_be_told_apart_are_refused_before_anything_is_publish
     manifest = add_hatllm(store, model)
     tokenizer = type(model.item_tokenizer)
     # a tokenizer that does not end its titles: what item_end 'title' would give
-    monkeypatch.setattr(tokenizer, "_borders", lambda *_: ([], []))
+    monkeypatch.setattr(tokenizer, "borders", lambda *_: ([], []))
     path = tmp_path / "items.parquet"
     pq.write_table(shop_table(2).set_column(1, "title", [["red hat", "red hat no 2"]]), path)
     settings = ReindexSettings(model=manifest.model_id, items=path, store=str(tmp_path / "store"))

@@ -120,7 +120,7 @@ async def test_a_published_bundle_answers_by_itself_and_so_does_a_rollback(
         store.rollback()
         await _until(lambda: bundles.get().bundle_id == before)
         assert (await client.get("/version")).json()["models"]["hllm"]["bundle"] == before
-        assert bundles.draining == []
+        await _until(lambda: bundles.draining == [])
 
 
 async def test_a_store_that_gets_its_first_bundle_makes_the_service_ready(
@@ -262,7 +262,7 @@ async def test_a_request_in_flight_keeps_its_bundle_which_is_freed_when_the_last
                 old.bundle.index,
                 old.bundle.embeddings,
                 old.encoder,
-                next(old.encoder._model.parameters()),  # type: ignore[attr-defined]
+                next(old.encoder.model.parameters()),  # type: ignore[attr-defined]
             )
         ]
         old_id = old.bundle_id
@@ -359,10 +359,10 @@ def test_a_container_has_what_its_group_leaves(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("600000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200000\n")
-    assert memory._of_control_group(tmp_path) == 600_000
+    assert memory.left_in_control_group(tmp_path) == 600_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._of_control_group(tmp_path) is None
-    assert memory._of_control_group(tmp_path / "none") is None
+    assert memory.left_in_control_group(tmp_path) is None
+    assert memory.left_in_control_group(tmp_path / "none") is None
     free = available_bytes("cpu")
     assert free is None or free > 0
 

@@ -70,7 +70,7 @@ async def test_forward_passes_are_run_without_any_request() -> None:
 async def test_they_become_rarer_while_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog_module, "_FIRST_PROBE_SECONDS", 0.1)
     monkeypatch.setattr(watchdog_module, "_LAST_PROBE_SECONDS", 0.8)
-    monkeypatch.setattr(watchdog_module, "_LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(watchdog_module, "LOOK_EVERY_SECONDS", 0.01)
     model = FakeModel()
     async with watched(model):
         started = time.monotonic()
@@ -89,8 +89,8 @@ async def test_requests_that_are_answered_make_them_needless() -> None:
 
 def test_what_is_stuck_or_gone_is_told_within_two_seconds_by_how_often_it_is_looked_at() -> None:
     stuck_seconds = Settings.model_fields["model_stuck_seconds"].default
-    assert stuck_seconds + watchdog_module._LOOK_EVERY_SECONDS < 2
-    assert health_module._PING_EVERY_SECONDS + health_module._PING_TIMEOUT_SECONDS < 2
+    assert stuck_seconds + watchdog_module.LOOK_EVERY_SECONDS < 2
+    assert health_module.PING_EVERY_SECONDS + health_module.PING_TIMEOUT_SECONDS < 2
 
 
 async def test_a_stuck_model_is_told_within_two_seconds_and_its_return_too() -> None:

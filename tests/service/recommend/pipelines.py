@@ -115,7 +115,7 @@ def inline_query(**more: Any) -> Query:
 
 def model_of(encoder: Any) -> torch.nn.Module:
     """The network of a real encoder."""
-    model = getattr(encoder, "model", None) or encoder._model
+    model = encoder.model
     assert isinstance(model, torch.nn.Module)
     return model
 

@@ -150,7 +150,7 @@ async def test_no_replica_remembers_whom_another_has_erased(both_root: Path, own
             is_remembered = service.last_known.histories.last(owner) is not None
             return [is_remembered, service.user_states.kept_bytes()["hatllm"] > 0]
 
-        await _until(lambda: service.erasures._last is not None)
+        await _until(lambda: service.erasures.is_listening)
         before = service.last_known.forgetting.count
         named = {"user_id": "gone"} if who == "user" else {"session_id": "gone"}
         reported = event("gone", "i1", 1)
@@ -174,7 +174,7 @@ async def test_with_a_user_go_the_sessions_that_were_merged_into_them_wherever_t
     async with AsyncExitStack() as stack:
         running = [await stack.enter_async_context(running_app(settings)) for _ in range(2)]
         services, clients = [app.state.service for app, _ in running], [client for _, client in running]
-        await _until(lambda: all(one.erasures._last is not None for one in services))
+        await _until(lambda: all(one.erasures.is_listening for one in services))
         for number in range(2):
             reported = {"session_id": "visit", "item_id": f"i{number + 1}", "timestamp": number + 1}
             await _ok(clients[0].post("/events", json={"events": [reported]}))
