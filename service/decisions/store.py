@@ -29,6 +29,19 @@ class DecisionRecord:
     packed: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class NewestDecisions:
+    """The newest records of each shard.
+
+    Attributes:
+        is_cut: Whether a shard has more, so that these are a sample.
+        documents: Packed, in no order.
+    """
+
+    is_cut: bool
+    documents: Sequence[bytes]
+
+
 class DecisionStore(Protocol):
     """Keeps records for a while; each method raises HistoryUnavailable when it cannot."""
 
@@ -38,6 +51,10 @@ class DecisionStore(Protocol):
 
     async def get(self, recommendation_id: str) -> bytes | None:
         """The document of a record; None if there is none (any more)."""
+        ...
+
+    async def newest(self, moment: float) -> NewestDecisions:
+        """The newest records of each shard, made since a moment (seconds since 1970)."""
         ...
 
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_store.people.owner import NUM_SHARDS
-from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, shard_of
+from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, NewestDecisions, shard_of
 from service.redis.calls import RedisCalls, Script
 from service.redis.keys import decision_keys, erased_key, owner_key
 
 # The newest records of one user or session; so many ids are looked at when they are erased.
 _MAX_PER_OWNER = 1_000
+# Of one shard, for an operator to look at.
+_MAX_NEWEST = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,29 @@ class RedisDecisionStore:
         made, packed = answers
         is_over = made is None or float(made) / 1_000 < time.time() - self._limits.ttl_seconds
         return None if is_over else packed
+
+    async def newest(self, moment: float) -> NewestDecisions:
+        """The records made since a moment: the newest 32 of each of the 64 shards at most.
+
+        Args:
+            moment: Seconds since 1970.
+
+        Raises:
+            HistoryUnavailable: Redis did not answer.
+        """
+        oldest = max(moment, time.time() - self._limits.ttl_seconds)
+        async with self._calls.calling("read the newest decision records"):
+            shards = await asyncio.gather(*(self._newest_of(shard, oldest) for shard in range(NUM_SHARDS)))
+        is_cut = any(len(shard) == _MAX_NEWEST for shard in shards)
+        return NewestDecisions(is_cut, [packed for shard in shards for packed in shard if packed is not None])
+
+    async def _newest_of(self, shard: int, oldest: float) -> list[bytes | None]:
+        """The newest documents of a shard; None for one that was dropped meanwhile."""
+        records, by_time, _ = decision_keys(shard)
+        bounds = ("+inf", str(int(oldest * 1_000)), "LIMIT", 0, _MAX_NEWEST)
+        ids = await self._calls.command("ZREVRANGEBYSCORE", by_time, *bounds)
+        documents: list[bytes | None] = await self._calls.command("HMGET", records, *ids) if ids else []
+        return documents
 
 
 def _keys(record: DecisionRecord) -> Sequence[str]:

@@ -17,6 +17,8 @@ from service.redis.keys import owner_key
 _PER_SHARD = 160
 _SCANNED_AT_ONCE = 1_000
 _MAX_SCANS = 8
+# A visitor with fewer events has little to show.
+_FEW_EVENTS = 3
 _HISTORY_KEY = re.compile(rb"^hatstand:\{[^}]+\}:user:([A-Za-z0-9_-]+):history$")
 
 
@@ -79,6 +81,8 @@ class RecentEvents:
     async def users(self, limit: int) -> list[tuple[str, int]]:
         """Some users with how many events are kept of each; those who came last first, the console's own left out.
 
+        Those with fewer than 3 events come after the others.
+
         Raises:
             HistoryUnavailable: Redis did not answer.
         """
@@ -90,7 +94,8 @@ class RecentEvents:
             lengths = await asyncio.gather(
                 *(self._calls.command("ZCARD", owner_key(Owner(name), "history")) for name in names)
             )
-        return [(name, length) for name, length in zip(names, lengths, strict=True) if length][:limit]
+        known = [(name, length) for name, length in zip(names, lengths, strict=True) if length]
+        return sorted(known, key=lambda it: it[1] < _FEW_EVENTS)[:limit]
 
     async def _stored(self, limit: int) -> list[str]:
         """Users of whom a history is stored, in no order."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,14 +10,18 @@ from cachetools import LRUCache
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from model_store.people.event_log import LoggedEvent
 from service.console.activity import summarize
 from service.console.attributes import describe_attributes
+from service.console.outcomes import count_outcomes
 from service.console.page import STATIC_PATH, ConsoleFiles
+from service.decisions.codec import decode
 from service.engine.served_bundle import ServedBundle
 from service.errors import NotFound
 from service.http.auth import require
 from service.http.dependencies import ServiceDep
 from service.settings import Settings
+from service.wiring import RunningService
 
 # The page loads nothing from elsewhere but the pictures that the catalogue names, and no script or style is in it.
 _PAGE_HEADERS = {
@@ -150,4 +155,21 @@ async def _show_activity(
     now = time.time()
     log = await service.recent.since(now - 60 * minutes)
     numbers = summarize(log.events, since=log.since, until=now)
-    return JSONResponse({"since": log.since, "until": now, "is_cut": log.is_cut, **numbers})
+    outcomes = await _count_outcomes(service, log.since, [event for _, event in log.events])
+    return JSONResponse({"since": log.since, "until": now, "is_cut": log.is_cut, "outcomes": outcomes, **numbers})
+
+
+async def _count_outcomes(
+    service: RunningService, since: float, events: Sequence[LoggedEvent]
+) -> dict[str, Any] | None:
+    """What the lists since a moment led to; None where no decision records are kept."""
+    decisions = service.recording.decisions
+    if decisions is None:
+        return None
+    newest = await decisions.newest(since)
+
+    def count() -> list[dict[str, Any]]:
+        documents = [decode(packed) for packed in newest.documents]
+        return count_outcomes(documents, events)
+
+    return {"is_cut": newest.is_cut, "rows": await service.run_blocking(count)}

@@ -102,6 +102,7 @@ export class Column {
     roving(this.list, { groups: "li.item" });
     this.moreButton = h("button", { type: "button", class: "more", onclick: () => this.more(), hidden: true }, "Show more");
     this.how = h("div", { class: "how-body" });
+    this.howBox = h("details", { class: "how", hidden: true }, h("summary", {}, "How this was answered"), this.how);
     return h(
       "section",
       { class: `column card kind-${this.kind}`, "aria-label": `${nameOf(this.kind)}`, "data-kind": this.kind },
@@ -117,7 +118,7 @@ export class Column {
       this.marks,
       this.list,
       this.moreButton,
-      h("details", { class: "how" }, h("summary", {}, "How this was answered"), this.how),
+      this.howBox,
     );
   }
 
@@ -157,6 +158,7 @@ export class Column {
     if (!rows.length) this.list.append(h("li", { class: "empty" }, "Nothing in the catalogue is admissible. Loosen the filters."));
     this.#goOn(answer.next_cursor ?? null, body.paginate ? answer.next_cursor !== null : rows.length === body.k);
     clear(this.how, howAnswered(answer, body, this.app));
+    this.howBox.hidden = false;
   }
 
   #append(page) {
@@ -186,9 +188,11 @@ export class Column {
     clear(this.notes);
     clear(this.marks);
     clear(this.how);
+    this.howBox.hidden = true;
     this.#goOn(null, false);
     const again = h("button", { type: "button", onclick: () => this.app.refresh() }, "Try again");
-    clear(this.list, h("li", { class: "empty", role: "alert" }, h("p", {}, error.message), again));
+    clear(this.list, h("li", { class: "empty" }, h("div", { role: "alert" }, h("p", {}, error.message), again)));
+    this.app.listsChanged();
   }
 }
 

@@ -6,13 +6,10 @@ import { sparkline } from "./charts.js";
 import { nameOf } from "./controls.js";
 import { $, clear, h } from "./dom.js";
 import { ago, count, number, percent, plural, rate } from "./format.js";
-import { total, valuesOf } from "./metrics.js";
 import { learnTitles, titleOf } from "./titles.js";
 
 const RANGES = [[15, "15 minutes"], [60, "hour"], [1_440, "day"], [10_080, "week"]];
 const EVERY_MS = 15_000;
-const ATTRIBUTED = "hatstand_attributed_events_total";
-const LISTS = "hatstand_recommendations_total";
 const ACTS = [["click", "clicks"], ["purchase", "purchases"]];
 
 let minutes = 60;
@@ -43,9 +40,11 @@ export async function readNumbers({ isForced = false } = {}) {
   try {
     const log = await ask("GET", `console/activity?minutes=${asked}`, { quietly: true });
     await learnTitles(log.top_items.map(({ item_id }) => item_id));
-    if (asked === minutes) clear($("numbers"), drawn(log));
+    if (asked !== minutes) return;
+    clear($("numbers"), drawn(log));
+    showOutcomes(log.outcomes);
   } catch (error) {
-    clear($("numbers"), h("p", { class: "note" }, error.message));
+    for (const id of ["numbers", "outcomes"]) clear($(id), h("p", { class: "note" }, error.message));
   }
 }
 
@@ -96,20 +95,18 @@ export function table(name, heads, rows) {
   );
 }
 
-/** Clicks and purchases per 100 lists, by model and arm, since the service started. */
-export function showClicks(samples) {
-  const rows = valuesOf(samples, LISTS, "kind").flatMap((kind) =>
-    valuesOf(samples, LISTS, "arm").flatMap((arm) => {
-      const lists = total(samples, LISTS, { kind, arm });
-      if (!lists) return [];
-      const cells = ACTS.map(([type]) => number(((total(samples, ATTRIBUTED, { kind, arm, type }) ?? 0) / lists) * 100));
-      const byModel = (total(samples, LISTS, { kind, arm, source: "model" }) ?? 0) / lists;
-      return [h("tr", {}, h("th", { scope: "row" }, `${nameOf(kind)}${arm === "none" ? "" : `, arm ${arm}`}`), h("td", {}, count(lists)), h("td", {}, percent(byModel)), cells.map((it) => h("td", {}, it)))];
-    }),
-  );
+/** Clicks and purchases per 100 lists of a time, by model and arm, as far as decision records have them. */
+function showOutcomes(outcomes) {
+  if (!outcomes) return clear($("outcomes"), h("p", { class: "note" }, "The service keeps no decision records (HATSTAND_DECISION_MAX_MB=0), so it cannot tell."));
+  const row = ({ kind, arm, lists, by_model, events }) => {
+    const cells = ACTS.map(([type]) => number(((events[type] ?? 0) / lists) * 100));
+    return h("tr", {}, h("th", { scope: "row" }, `${nameOf(kind)}${arm === "none" ? "" : `, arm ${arm}`}`), h("td", {}, count(lists)), h("td", {}, percent(by_model / lists)), cells.map((it) => h("td", {}, it)));
+  };
+  const numLists = outcomes.rows.reduce((sum, { lists }) => sum + lists, 0);
+  const time = outcomes.is_cut ? `A sample of the newest lists: ${count(numLists)}.` : "All lists of this time, of all replicas.";
   clear(
-    $("clicks"),
-    table("Per 100 lists", ["model", "lists", "by the model", ...ACTS.map(([, word]) => word)], rows),
-    h("p", { class: "note" }, "Since the service started, of this replica. An event counts if it names the list that led to it."),
+    $("outcomes"),
+    table("Per 100 lists", ["model", "lists", "by the model", ...ACTS.map(([, word]) => word)], outcomes.rows.map(row)),
+    h("p", { class: "note" }, `${time} An event counts if it names the list that led to it.`),
   );
 }

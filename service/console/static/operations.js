@@ -5,7 +5,7 @@ import { nameOf } from "./controls.js";
 import { $, clear, confirmed, h, toast } from "./dom.js";
 import { number, plural } from "./format.js";
 import { total, valuesOf } from "./metrics.js";
-import { makeNumbers, readNumbers, showClicks } from "./numbers.js";
+import { makeNumbers, readNumbers } from "./numbers.js";
 import { learnTitles, titleOf } from "./titles.js";
 import { EVERY_MS, forgetReadings, latest, makeTiles, makeWindowChoice, noteMetrics } from "./traffic.js";
 
@@ -25,7 +25,7 @@ export function initOperations(theApp) {
       "div",
       { class: "boards" },
       makeNumbers(app),
-      board("clicks", "What lists lead to"),
+      board("outcomes", "What lists lead to"),
       board("bundles", "Live bundles", h("button", { id: "reload", type: "button", onclick: reload }, "Reload")),
       board("health-board", "Health"),
       board("stages", "Where the time goes"),
@@ -80,12 +80,11 @@ async function read() {
   const [health, answer] = await Promise.all([checkHealth(), askText("metrics").catch(() => null)]);
   showHealth(health);
   if (!answer || answer.status !== 200) {
-    $("window-note").textContent = answer ? `The metrics answered ${answer.status}.` : "The metrics do not answer.";
+    $("window-note").textContent = answer ? `The metrics answered ${answer.status}.` : `The service does not answer.${latest() ? " The numbers below are from before." : ""}`;
     return;
   }
   const isFirst = latest() === null;
   noteMetrics(answer.text);
-  showClicks(latest());
   readNumbers();
   const known = Object.values(app.models).map(({ bundle }) => bundle);
   const live = valuesOf(latest(), "hatstand_bundle_info", "bundle");

@@ -55,7 +55,7 @@ function drawn(record) {
     h("h3", {}, "Steps"),
     h("ol", { class: "ladder" }, record.steps.map(step)),
     ...record.warnings.map((it) => h("p", { class: "note" }, it)),
-    h("h3", {}, "Items, from all that may be returned to the list"),
+    h("h3", {}, "Number of items after each step"),
     funnel(record),
     h("h3", {}, `Time: ${milliseconds(record.timing_ms.total)}`),
     ...timeBar(record.timing_ms),

@@ -65,7 +65,7 @@ function someTitles(itemIds) {
 export function filterLines(filter) {
   return Object.entries(filter ?? {}).flatMap(([name, condition]) => {
     if (condition === null) return [];
-    if (name === "not") return [`not ${together(filterLines(condition), "and")}`];
+    if (name === "not") return [`not (${filterLines(condition).join(" and ")})`];
     if (name === "and" || name === "or") return condition.length ? [together(condition.map((it) => together(filterLines(it), "and")), name)] : [];
     return conditionLines(word(name), condition);
   });

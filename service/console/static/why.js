@@ -12,6 +12,7 @@ import { history } from "./visitor.js";
 const MAX_ROWS = 14;
 const MAX_STEPS = 8;
 const MAX_KEPT = 200;
+const TICKS = [0, 10, 40, 100];
 const kept = new Map();
 let turn = 0;
 
@@ -46,9 +47,8 @@ function draw(column, steps = []) {
   return h(
     "figure",
     { class: `map card kind-${kind}`, "data-map": kind, "data-answer": answer.recommendation_id },
-    h("figcaption", {}, h("h3", {}, h("span", { class: "swatch", "aria-hidden": "true" }), `${nameOf(kind)}: ${isVisitors ? "attention" : "likeness"}`), h("p", { class: "meta" }, text)),
+    h("figcaption", {}, h("h3", {}, h("span", { class: "swatch", "aria-hidden": "true" }), `${nameOf(kind)}: ${isVisitors ? "attention" : "likeness"}`), h("p", { class: "meta" }, text), legend(isVisitors)),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${nameOf(kind)}, table of weights` }, table(rows, columns, isVisitors)),
-    legend(),
     numMore > 0 ? h("p", { class: "note" }, `${plural(numMore, "item")} of less weight not shown.`) : null,
   );
 }
@@ -77,8 +77,14 @@ function table(rows, columns, isVisitors) {
   return h("table", { class: "heat" }, h("thead", {}, head), h("tbody", {}, body));
 }
 
-/** What the colours mean; darker goes up faster than the number, so that small ones differ. */
-const legend = () => h("p", { class: "legend" }, "0 %", h("span", { class: "ramp", "aria-hidden": "true" }), "100 %", h("span", {}, "hatched: not in the history yet"));
+/** What the colours mean; a colour's place is the root of the percentage, as in the cells. */
+const legend = (isVisitors) =>
+  h(
+    "div",
+    { class: "legend" },
+    h("div", { class: "ramp-box" }, h("div", { class: "ramp", "aria-hidden": "true" }), h("p", { class: "ticks" }, TICKS.map((it) => h("span", { style: { "--at": Math.sqrt(it / 100) } }, `${it} %`)))),
+    isVisitors ? h("p", {}, "hatched: not in the history yet") : null,
+  );
 
 function cell(weight) {
   if (weight === undefined) return h("td", { class: "none" }, h("span", { class: "visually-hidden" }, "not there"));

@@ -17,7 +17,7 @@ from model_store.people.appending import RetentionLimits
 from model_store.people.owner import NUM_SHARDS, Owner, owners_of
 from service.decisions.codec import decode, interactions_of, query_of, record_of
 from service.decisions.record import Decision
-from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, new_recommendation_id, shard_of
+from service.decisions.store import MAX_RECORD_BYTES, DecisionRecord, NewestDecisions, new_recommendation_id, shard_of
 from service.decisions.writer import DecisionWriter
 from service.errors import HistoryUnavailable
 from service.people.hidden_set import HiddenItems
@@ -249,6 +249,23 @@ async def test_records_are_bounded_in_bytes_and_in_time(own_redis: RedisProcess)
     await asyncio.sleep(2.1)
     assert [await store.get(name) for name in names[20:]] == [None] * 10
     assert await calls.command("KEYS", "*") == []
+    await calls.aclose()
+
+
+async def test_the_newest_records_of_each_shard_are_read_together(own_redis: RedisProcess) -> None:
+    calls = RedisCalls(connect(own_redis.url, cluster=False, timeout_seconds=5), timeout_seconds=5)
+    store = RedisDecisionStore(calls, DecisionLimits(max_bytes=1 << 30, ttl_seconds=600))
+    assert await store.newest(0.0) == NewestDecisions(is_cut=False, documents=[])
+    begun, busy = time.time() - 300, Owner("busy")
+    quiet = next(owner for number in range(99) if (owner := Owner(f"u{number}")).shard != busy.shard)
+    records = [DecisionRecord(new_recommendation_id(busy), busy, begun + at, b"%d" % at) for at in range(40)]
+    records.append(DecisionRecord(new_recommendation_id(quiet), quiet, begun, b"quiet"))
+    await store.put(records)
+    newest = await store.newest(begun - 1)
+    assert newest.is_cut
+    assert sorted(newest.documents) == sorted([*(b"%d" % at for at in range(8, 40)), b"quiet"])
+    later = await store.newest(begun + 30)
+    assert (later.is_cut, sorted(later.documents)) == (False, [b"%d" % at for at in range(30, 40)])
     await calls.aclose()
 
 
