@@ -19,7 +19,7 @@ import pyarrow as pa
 import typer
 
 from model_store.catalogue.catalogue import Catalogue
-from model_store.index import build_index
+from model_store.index import build_index, normalize
 from service.engine.served_bundle import MaskCache
 from service.recommend.ask import Ask, Boost, Pin, Query
 from service.recommend.candidates.admissible import admissible_items
@@ -172,7 +172,9 @@ def _shop(num_items: int, width: int, rounds: int, factory: str) -> tuple[Any, n
     built = build_index(vectors, factory=factory)
     catalogue = Catalogue.from_table(table)
     bundle = SimpleNamespace(
-        index=built.index, item_embeddings=lambda item_indices: vectors[item_indices - 1], catalogue=catalogue
+        index=built.index,
+        item_directions=lambda item_indices: normalize(vectors[item_indices - 1]),
+        catalogue=catalogue,
     )
     served = SimpleNamespace(bundle=bundle, catalogue=catalogue, masks=MaskCache(), kind="hllm")
     return served, random.normal(size=(rounds, width)).astype(np.float32)

@@ -114,6 +114,11 @@ class EncodedItems(ItemEmbeddings, ItemTitles, Protocol):
         """The items."""
         ...
 
+    @property
+    def embeddings(self) -> np.ndarray:
+        """(N, D) float32 raw, row = item_index - 1."""
+        ...
+
 
 class UserEncoder(Protocol):
     """Turns histories into user embeddings."""

@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Kind = Literal["hllm", "hatllm"]
+Kind = Literal["hllm", "hatllm", "blend"]

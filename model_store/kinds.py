@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from model_store.backbone.model_files import read_settings
+from model_store.blend import files as blend_files
+from model_store.blend.user_encoder import BlendUserEncoder
 from model_store.encoding import EncodedItems, Generator, ItemModel, Mode, UserEncoder
 from model_store.hatllm import files as hatllm_files
 from model_store.hatllm.titles.generator import DEFAULT_BEAMS
@@ -56,6 +58,13 @@ KINDS: dict[str, Kind] = {
         trained_modes=lambda directory: hatllm_files.read_config(directory).modes,
         make_user_encoder=HatLLMUserEncoder,
         make_generator=make_title_generator,
+    ),
+    "blend": Kind(
+        load=blend_files.load_blend,
+        item_tower_hash=blend_files.item_tower_hash,
+        trained_modes=lambda _: ("retrieve",),
+        make_user_encoder=lambda bundle, device, dtype, **_: BlendUserEncoder(bundle, device, dtype),
+        make_generator=lambda *_, **__: None,
     ),
 }
 

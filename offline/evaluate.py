@@ -28,6 +28,7 @@ from offline.dataset.splits import (
     count_left_out,
     is_held_out,
     leave_one_out,
+    sample,
     temporal,
     without_items,
 )
@@ -127,7 +128,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     catalogue = dataset.catalogue()
     train, all_cases = _split(dataset, settings)
     left_out = count_left_out(all_cases)
-    cases = _sample(all_cases, settings)
+    cases = sample(all_cases, settings.max_cases, seed=settings.seed)
     train = _without_held_out(train, catalogue, model)
     counts = interaction_counts(train, len(catalogue))
     items = find_items(store, model, catalogue, bundle_id=settings.bundle, device=settings.device)
@@ -222,19 +223,6 @@ def _split(dataset: Dataset, settings: EvaluateSettings) -> tuple[UserSequences,
     return split.train, cases
 
 
-def _sample(cases: EvaluationCases, settings: EvaluateSettings) -> EvaluationCases:
-    if not 0 < settings.max_cases < len(cases.targets):
-        return cases
-    chosen = np.random.default_rng(settings.seed).choice(len(cases.targets), settings.max_cases, replace=False)
-    chosen.sort()
-    return EvaluationCases(
-        sequences=cases.sequences,
-        user_rows=cases.user_rows[chosen],
-        history_ends=cases.history_ends[chosen],
-        targets=cases.targets[chosen],
-    )
-
-
 def _without_held_out(train: UserSequences, catalogue: Catalogue, model: ModelManifest) -> UserSequences:
     fraction = float(model.training.get("hold_out_items") or 0.0)
     if not fraction:
@@ -245,7 +233,7 @@ def _without_held_out(train: UserSequences, catalogue: Catalogue, model: ModelMa
 
 def _rank_model(items: EvaluatedItems, cases: EvaluationCases, settings: EvaluateSettings, name: str) -> Ranking:
     encoder = make_user_encoder(items, device=settings.device)
-    return _rank(ModelScorer(items.embeddings, encoder), cases, len(items.embeddings), settings, name)
+    return _rank(ModelScorer(items.directions, encoder), cases, len(items.embeddings), settings, name)
 
 
 def _rank_by_titles(

@@ -19,11 +19,11 @@ from offline.dataset.catalogue_files import read_catalogue
 from offline.dataset.text_fields import same_text_sentence
 from offline.indexing.bundle_build import build_bundle
 from offline.indexing.embed_items import EmbedOptions
+from offline.indexing.kinds import PREPARE_ITEMS
 from offline.indexing.prepare_items import ItemWork
 from offline.job import job
 from offline.job.devices import chosen_device
 from offline.job.store_models import find_model, load_item_model
-from offline.training.kinds import KINDS
 
 LOGGER = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -118,7 +118,7 @@ def run_reindex(settings: ReindexSettings) -> ReindexResult:
     if model.reads_text and (same := same_text_sentence(catalogue, model.config.text_fields)):
         LOGGER.warning("%s", same)
     work = ItemWork(store, manifest, model, catalogue, settings.embed)
-    items = KINDS[manifest.kind].prepare_items(work)
+    items = PREPARE_ITEMS[manifest.kind](work)
     clock.lap("items")
     bundle = build_bundle(store, manifest, catalogue, items, factory=settings.index, min_recall=settings.min_recall)
     clock.lap("index")

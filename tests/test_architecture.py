@@ -140,9 +140,10 @@ def test_only_the_table_of_kinds_and_the_kinds_themselves_tell_kinds_apart() -> 
 
 def test_the_names_of_the_kinds_are_those_of_both_tables() -> None:
     from model_store.kinds import KINDS
-    from offline.training.kinds import KINDS as OFFLINE_KINDS
+    from offline.indexing.kinds import PREPARE_ITEMS
+    from offline.training.kinds import KINDS as TRAINED_KINDS
 
-    assert set(get_args(Kind)) == set(KINDS) == set(OFFLINE_KINDS)
+    assert set(get_args(Kind)) == set(KINDS) == set(PREPARE_ITEMS) == set(TRAINED_KINDS) | {"blend"}
 
 
 # Of transformers, prometheus_client and click, which have no public names for them.

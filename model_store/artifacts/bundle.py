@@ -9,10 +9,11 @@ import torch
 from model_store.artifacts.manifest import BundleManifest, ModelManifest, read_bundle_manifest, read_model_manifest
 from model_store.artifacts.mapped_tensors import map_tensors
 from model_store.artifacts.store import ModelStore
-from model_store.catalogue.catalogue import Catalogue
+from model_store.blend.heads import HEADS_FILE, Heads, read_heads
+from model_store.catalogue.catalogue import Catalogue, check_item_indices
 from model_store.catalogue.item_states import STATES_FILE, TOKENS_FILE, ItemTokens, map_states, read_tokens
-from model_store.errors import ArtifactCorrupt, ArtifactIncompatible, InvalidInput
-from model_store.index import VectorIndex, load_index
+from model_store.errors import ArtifactCorrupt, ArtifactIncompatible
+from model_store.index import VectorIndex, load_index, normalize
 
 ITEMS_FILE = "items.parquet"
 EMBEDDINGS_FILE = "item_embeddings.safetensors"
@@ -30,9 +31,10 @@ class Bundle:
         model_directory: The files of its model.
         catalogue: Its items.
         embeddings: (N, D) float32, raw, memory-mapped, read-only; row ``item_index - 1``.
-        index: Over the unit-norm copies of the embeddings.
+        index: Over the items' directions: the unit-norm copies of the embeddings, in a blend those of its heads.
         item_tokens: Of each item, as the model reads it.
         item_states: (M, H) states of those tokens after the IN band of a HatLLM, memory-mapped; None of an HLLM.
+        heads: The parts of a blend's embeddings; None where one model made them.
     """
 
     manifest: BundleManifest
@@ -43,6 +45,7 @@ class Bundle:
     index: VectorIndex
     item_tokens: ItemTokens | None = None
     item_states: torch.Tensor | None = None
+    heads: Heads | None = None
 
     def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
         """Raw embeddings of items.
@@ -57,12 +60,27 @@ class Bundle:
             InvalidInput: An index is out of range.
         """
         item_indices = np.asarray(item_indices, dtype=np.int64)
-        if item_indices.size and (item_indices.min() < 0 or item_indices.max() > len(self.embeddings)):
-            spanned = f"{item_indices.min()}..{item_indices.max()}"
-            raise InvalidInput(f"item_index spans {spanned}, expected 0..{len(self.embeddings)}")
+        check_item_indices(item_indices, num_items=len(self.embeddings))
         gathered = np.take(self.embeddings, np.maximum(item_indices, 1) - 1, axis=0)
         gathered[item_indices == 0] = 0.0
         return gathered
+
+    def item_directions(self, item_indices: np.ndarray) -> np.ndarray:
+        """What items are scored by: a score is the inner product of a unit-norm user embedding and a direction.
+
+        Args:
+            item_indices: (...) integers in 0..N.
+
+        Returns:
+            (..., D) float32, unit norm; zeros for 0 in a bundle of one model.
+        """
+        raw = self.item_embeddings(item_indices)
+        return normalize(raw) if self.heads is None else self.heads.directions(raw)
+
+    def item_queries(self, item_indices: np.ndarray) -> np.ndarray:
+        """What directions are compared with to find items like these: (...) integers to (..., D) float32, norm <= 1."""
+        raw = self.item_embeddings(item_indices)
+        return normalize(raw) if self.heads is None else self.heads.queries(raw)
 
 
 def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bundle:
@@ -107,6 +125,7 @@ def open_bundle(store: ModelStore, bundle_id: str, *, verify: bool = True) -> Bu
         index=index,
         item_tokens=tokens,
         item_states=states,
+        heads=read_heads(directory) if HEADS_FILE in manifest.files else None,
     )
 
 

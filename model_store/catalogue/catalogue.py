@@ -207,3 +207,13 @@ def _checked_item_ids(column: pa.ChunkedArray) -> list[str]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def check_item_indices(item_indices: np.ndarray, *, num_items: int) -> None:
+    """Refuses (...) integers that are not in 0..N.
+
+    Raises:
+        InvalidInput: An index is out of range.
+    """
+    if item_indices.size and (item_indices.min() < 0 or item_indices.max() > num_items):
+        raise InvalidInput(f"item_index spans {item_indices.min()}..{item_indices.max()}, expected 0..{num_items}")

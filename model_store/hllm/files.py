@@ -34,11 +34,11 @@ from model_store.backbone.model_files import (
 )
 from model_store.catalogue.item_text import ItemTokenizer
 from model_store.errors import ArtifactIncompatible
-from model_store.hllm.network import HLLM, KIND, HLLMConfig, ItemLLM, build_user_llm
+from model_store.hllm.network import HLLM, KIND, HLLMConfig, ItemLLM, UserLLM, build_user_llm
 
 ALL_PARTS = frozenset({"item", "user"})
 _LANGUAGE_MODELS = ("backbone",)
-_ITEM_FOLDERS = ("item_llm", "adapter/item_llm")
+ITEM_FOLDERS = ("item_llm", "adapter/item_llm")
 _ITEM_HEADS = ("item_llm.", "item_vectors.")
 _TEXT_SETTINGS = ("item_input", "text_fields", "item_prompt", "max_text_tokens", "pooling", "embedding_dim")
 
@@ -60,7 +60,8 @@ def save_hllm(model: HLLM, directory: Path) -> None:
         raise ArtifactIncompatible(f"{directory}: only a part of the model was loaded, so it cannot be saved")
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG_FILE, config.to_dict())
-    save_weights(user_llm.backbone, directory / "user_llm", adapter_directory=directory / "adapter/user_llm")
+    if isinstance(user_llm, UserLLM):
+        save_weights(user_llm.backbone, directory / "user_llm", adapter_directory=directory / "adapter/user_llm")
     if item_llm is not None and model.item_tokenizer is not None:
         save_weights(item_llm.backbone, directory / "item_llm", adapter_directory=directory / "adapter/item_llm")
         save_tokenizer(model.item_tokenizer.tokenizer, directory / "item_llm")
@@ -76,6 +77,7 @@ def load_hllm(
     dtype: torch.dtype = torch.float32,
     parts: Collection[str] = ALL_PARTS,
     merge_adapters: bool = False,
+    item_backbone: Backbone | None = None,
 ) -> HLLM:
     """Loads a model directory, in evaluation mode.
 
@@ -85,6 +87,7 @@ def load_hllm(
         dtype: Of the weights; ``logit_scale`` stays float32.
         parts: ``item`` and/or ``user``; the other side stays None and takes neither time nor memory.
         merge_adapters: Fold LoRA into the weights: faster, no longer trainable apart from them.
+        item_backbone: The Item LLM where it is shared with other models, and not in the directory.
 
     Raises:
         ArtifactNotFound: A file is missing.
@@ -93,28 +96,36 @@ def load_hllm(
     """
     directory = Path(directory)
     config = read_config(directory)
-
-    def backbone(name: str, *, with_tokenizer: bool) -> Backbone:
-        loaded = load_directory(directory / name, dtype=dtype, with_tokenizer=with_tokenizer)
-        adapted = load_adapter(loaded, directory / "adapter" / name)
-        if merge_adapters:
-            adapted.model = merge_lora(adapted.model)
-        return adapted
-
     item_llm = item_tokenizer = item_vectors = user_llm = None
     if "item" in parts and config.item_input == "text":
-        item_backbone = backbone("item_llm", with_tokenizer=True)
+        item_backbone = item_backbone or load_item_backbone(directory, dtype=dtype, merge_adapters=merge_adapters)
         item_llm = ItemLLM(item_backbone, config)
         assert item_backbone.tokenizer is not None  # load_directory refused it otherwise
         item_tokenizer = ItemTokenizer(item_backbone.tokenizer, config)
     if "item" in parts and config.has_item_vectors:
         item_vectors = ItemVectors(read_known_item_ids(directory), config.embedding_dim)
     if "user" in parts:
-        user_llm = build_user_llm(backbone("user_llm", with_tokenizer=False), config)
+        backbone = None
+        if config.user_model == "llm":
+            backbone = _backbone(directory, "user_llm", dtype=dtype, merge_adapters=merge_adapters)
+        user_llm = build_user_llm(backbone, config)
     model = HLLM(config, item_llm=item_llm, item_tokenizer=item_tokenizer, user_llm=user_llm, item_vectors=item_vectors)
     fill_heads(model, directory, dtype, without=_LANGUAGE_MODELS)
     check_finite(model.state_dict(), directory)
     return model.to(device).eval()
+
+
+def load_item_backbone(directory: Path, *, dtype: torch.dtype, merge_adapters: bool = False) -> Backbone:
+    """Loads the Item LLM of a model directory, with its tokenizer and adapters."""
+    return _backbone(directory, "item_llm", dtype=dtype, merge_adapters=merge_adapters)
+
+
+def _backbone(directory: Path, name: str, *, dtype: torch.dtype, merge_adapters: bool) -> Backbone:
+    loaded = load_directory(directory / name, dtype=dtype, with_tokenizer=name == "item_llm")
+    adapted = load_adapter(loaded, directory / "adapter" / name)
+    if merge_adapters:
+        adapted.model = merge_lora(adapted.model)
+    return adapted
 
 
 def read_config(directory: Path) -> HLLMConfig:
@@ -136,7 +147,7 @@ def item_tower_hash(directory: Path) -> str:
     config = read_config(directory).to_dict()
     digest = hashlib.sha256()
     digest.update(json.dumps({name: config[name] for name in _TEXT_SETTINGS}, sort_keys=True).encode())
-    digest_folders(directory, _ITEM_FOLDERS, digest)
+    digest_folders(directory, ITEM_FOLDERS, digest)
     if config["has_item_vectors"]:
         digest.update(json.dumps(read_known_item_ids(directory)).encode())
     digest_heads(directory, _ITEM_HEADS, digest)

@@ -18,16 +18,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from model_store.backbone.causal_averages import average_layers
 from model_store.backbone.cosine_scale import initial_logit_scale, score_scale
 from model_store.backbone.item_vectors import ItemVectors
 from model_store.backbone.load import Backbone, drop_word_embeddings, enable_checkpointing, is_causal
 from model_store.catalogue.item_text import ITEM_PROMPT, ItemTokenizer, TokenBatch, item_text
 from model_store.errors import ArtifactIncompatible, InvalidInput
+from model_store.hllm.recent_mean import RecentMean
 from model_store.hllm.time_features import TimeFeatures
 
 KIND = "hllm"
 Pooling = Literal["item_token", "mean"]
+UserModel = Literal["llm", "lags"]
 _INITIAL_STD = 0.02
+# what a model of the first release does not say of itself
+_LATER_SETTINGS = {"user_model": "llm", "averaging": 0.0}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class HLLMConfig:
         has_item_vectors: Whether known items have a learned vector summed on.
         has_joint: Whether a linear layer leads from the Item LLM's width to D.
         dropout: Of the User LLM's input while training, 0 <= dropout < 1.
+        user_model: ``llm``, or ``lags``: no User LLM, a learned weighted mean of the latest items (a text head).
+        averaging: Share of causal averages in each layer of the User LLM, beside attention, 0 <= averaging < 1.
         kind: Always ``hllm``.
     """
 
@@ -60,6 +67,8 @@ class HLLMConfig:
     has_item_vectors: bool = False
     has_joint: bool = False
     dropout: float = 0.0
+    user_model: UserModel = "llm"
+    averaging: float = 0.0
     kind: str = KIND
 
     def __post_init__(self) -> None:
@@ -71,6 +80,9 @@ class HLLMConfig:
             "max_text_tokens": self.max_text_tokens >= 1,
             "max_history_length": self.max_history_length >= 1,
             "dropout": 0 <= self.dropout < 1,
+            "user_model": self.user_model in ("llm", "lags"),
+            "averaging": 0 <= self.averaging < 1 and (self.user_model == "llm" or not self.averaging),
+            "has_time_features": self.user_model == "llm" or not self.has_time_features,
             "text_fields": self.item_input == "id" or bool(self.text_fields),
             "has_item_vectors": self.item_input == "text" or self.has_item_vectors,
             "has_joint": self.item_input == "text" or not self.has_joint,
@@ -91,6 +103,7 @@ class HLLMConfig:
             ArtifactIncompatible: A key is missing or unknown: written by another release.
         """
         expected = {field.name for field in fields(cls)}
+        values = {**_LATER_SETTINGS, **values}
         if strange := sorted(expected ^ set(values)):
             raise ArtifactIncompatible(f"HLLM configuration: keys missing or unknown: {', '.join(strange)}")
         return cls(**{**values, "text_fields": tuple(values["text_fields"])})
@@ -169,6 +182,7 @@ class UserLLM(nn.Module):
         self.backbone = backbone.model
         self.time_features = TimeFeatures(config.embedding_dim) if config.has_time_features else None
         self.dropout = nn.Dropout(config.dropout)
+        self.averages = average_layers(self.backbone, share=config.averaging) if config.averaging else None
 
     def forward(
         self, item_embeddings: torch.Tensor, mask: torch.Tensor, timestamps: torch.Tensor | None = None
@@ -214,7 +228,7 @@ class HLLM(nn.Module):
         *,
         item_llm: ItemLLM | None,
         item_tokenizer: ItemTokenizer | None,
-        user_llm: UserLLM | None,
+        user_llm: UserLLM | RecentMean | None,
         item_vectors: ItemVectors | None,
     ) -> None:
         super().__init__()
@@ -295,16 +309,15 @@ class HLLM(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Trades time for memory in training: activations inside the language models are computed twice."""
         for part in (self.item_llm, self.user_llm):
-            if part is None:
-                continue
-            enable_checkpointing(part.backbone)
+            if isinstance(part, ItemLLM | UserLLM):
+                enable_checkpointing(part.backbone)
 
 
 def build_hllm(
     *,
     config: HLLMConfig,
     item_backbone: Backbone | None,
-    user_backbone: Backbone,
+    user_backbone: Backbone | None,
     known_item_ids: Sequence[str] = (),
 ) -> HLLM:
     """Puts an HLLM together from its backbones; what is new in it starts from torch's random state.
@@ -312,13 +325,12 @@ def build_hllm(
     Args:
         config: Checked against the backbones.
         item_backbone: With a tokenizer; None for the ID twin.
-        user_backbone: A decoder whose width is ``config.embedding_dim``.
+        user_backbone: A decoder whose width is ``config.embedding_dim``; None where ``config.user_model`` is ``lags``.
         known_item_ids: One learned vector each, if the configuration has item vectors.
 
     Raises:
         InvalidInput: The parts do not fit each other.
     """
-    _check_user_backbone(user_backbone, config)
     item_llm, item_tokenizer = None, None
     if config.item_input == "text":
         item_llm, item_tokenizer = _build_item_side(item_backbone, config)
@@ -337,8 +349,12 @@ def build_hllm(
     )
 
 
-def build_user_llm(backbone: Backbone, config: HLLMConfig) -> UserLLM:
-    """A User LLM; the backbone's word embeddings go."""
+def build_user_llm(backbone: Backbone | None, config: HLLMConfig) -> UserLLM | RecentMean:
+    """A User LLM; the backbone's word embeddings go. Or the weighted mean that stands in its place."""
+    if config.user_model == "lags":
+        return RecentMean(config.embedding_dim)
+    if backbone is None:
+        raise InvalidInput("user_model 'llm' needs a User LLM, and none was given")
     _check_user_backbone(backbone, config)
     drop_word_embeddings(backbone.model)
     return UserLLM(backbone, config)

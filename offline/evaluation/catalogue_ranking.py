@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from model_store.encoding import Generator, UserEncoder
-from model_store.index import normalize
 from model_store.people.histories import History
 from offline.dataset.splits import EvaluationCases
 from offline.evaluation.ranking_metrics import EXCLUDED_SCORE, exclude, target_ranks, top_items
@@ -30,14 +29,14 @@ class ModelScorer:
     """Cosine of user embedding and item embedding, as the service computes it.
 
     Args:
-        embeddings: (N, D) float32 raw, of the items.
-        encoder: The service's own user encoder over the same embeddings.
+        directions: (N, D) float32 unit norm, of the items; zeros: an item without an embedding.
+        encoder: The service's own user encoder over the same items.
     """
 
-    def __init__(self, embeddings: np.ndarray, encoder: UserEncoder) -> None:
+    def __init__(self, directions: np.ndarray, encoder: UserEncoder) -> None:
         # an item without a vector (unknown to a model of ids) cannot be recommended
-        self._is_empty = torch.from_numpy(~np.asarray(embeddings).any(axis=1))
-        self._items = torch.from_numpy(normalize(embeddings))
+        self._is_empty = torch.from_numpy(~directions.any(axis=1))
+        self._items = torch.from_numpy(directions)
         self._encoder = encoder
 
     def score(self, histories: list[History]) -> torch.Tensor:

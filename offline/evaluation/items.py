@@ -9,13 +9,15 @@ import torch
 from model_store.artifacts.bundle import Bundle, open_bundle
 from model_store.artifacts.manifest import ModelManifest
 from model_store.artifacts.store import ModelStore
+from model_store.blend.heads import Heads
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_states import ItemTokens
 from model_store.errors import InvalidInput
+from model_store.index import normalize
 from offline.indexing.embed_items import EmbedOptions
+from offline.indexing.kinds import PREPARE_ITEMS
 from offline.indexing.prepare_items import ItemWork
 from offline.job.store_models import load_item_model
-from offline.training.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class EvaluatedItems:
         embeddings: (N, D) float32 raw, row = item_index - 1. Zeros: an item unknown to a model of ids.
         item_tokens: As a HatLLM reads them; None of an HLLM, which reads embeddings.
         item_states: Of those tokens after a HatLLM's IN band.
+        heads: The parts of a blend's embeddings; None where one model made them.
     """
 
     catalogue: Catalogue
@@ -37,6 +40,16 @@ class EvaluatedItems:
     embeddings: np.ndarray
     item_tokens: ItemTokens | None = None
     item_states: torch.Tensor | None = None
+    heads: Heads | None = None
+
+    @property
+    def directions(self) -> np.ndarray:
+        """(N, D) float32 unit norm; zeros for an item without an embedding."""
+        if self.heads is None:
+            return normalize(self.embeddings)
+        directions = self.heads.directions(np.asarray(self.embeddings))
+        directions[~np.asarray(self.embeddings).any(axis=1)] = 0.0
+        return directions
 
     def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
         """(...) int64 to (..., D) float32 raw, zeros for 0."""
@@ -75,13 +88,14 @@ def find_items(
             found.embeddings,
             found.item_tokens,
             found.item_states,
+            found.heads,
         )
     loaded = load_item_model(store, model, device=device)
     work = ItemWork(store, model, loaded, catalogue, EmbedOptions(device=device))
-    items = KINDS[model.kind].prepare_items(work)
+    items = PREPARE_ITEMS[model.kind](work)
     directory = store.model_directory(model.model_id, verify=False)
     if items.stated is None:
-        return EvaluatedItems(catalogue, None, directory, items.embedded.embeddings)
+        return EvaluatedItems(catalogue, None, directory, items.embedded.embeddings, heads=items.heads)
     return EvaluatedItems(
         catalogue, None, directory, items.embedded.embeddings, items.stated.item_tokens, items.stated.states
     )

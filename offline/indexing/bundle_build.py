@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,15 @@ def build_bundle(
         InvalidInput: A gate refuses it: not finite, a norm that is not sane, the same list for every item, or too low a
             recall.
     """
-    embedded, stated = items.embedded, items.stated
+    embedded, stated, directions = items.embedded, items.stated, items.directions
     norms = check_norms(embedded.embeddings, catalogue)
-    built = build_index(embedded.embeddings, factory=factory)
+    built = build_index(directions, factory=factory)
     if built.recall < min_recall:
         raise InvalidInput(
             f"index {built.factory} finds {built.recall:.4f} of the exact top 10, "
             f"expected at least {min_recall}; try --index auto"
         )
-    distinct_lists = check_lists(built.index, embedded.embeddings)
+    distinct_lists = check_lists(built.index, directions)
     report = {
         "num_items": len(catalogue),
         "embedding_dim": int(embedded.embeddings.shape[1]),
@@ -71,6 +72,7 @@ def build_bundle(
             "distinct_lists": distinct_lists,
         },
         **({} if stated is None else {"item_states": stated.report()}),
+        **({} if items.heads is None else {"heads": [asdict(head) for head in items.heads.heads]}),
         "tokens": {"total": int(embedded.tokens.offsets[-1]), "longest": int(embedded.tokens.lengths.max())},
     }
     live = store.live().bundles.get(model.kind)
@@ -81,6 +83,8 @@ def build_bundle(
             save_file(tokens, staged / TOKENS_FILE)
         else:
             stated.save(staged)
+        if items.heads is not None:
+            items.heads.save(staged)
         save_index(built.index, staged / "index.faiss")
         return store.add_bundle(
             staged,

@@ -4,8 +4,11 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from model_store.artifacts.manifest import ModelManifest
 from model_store.artifacts.store import ModelStore
+from model_store.blend.heads import Heads
 from model_store.catalogue.catalogue import Catalogue
 from model_store.encoding import ItemModel
 from offline.indexing.embed_items import EmbeddedCatalogue, EmbedOptions, embed_catalogue
@@ -54,10 +57,23 @@ class PreparedItems:
     Attributes:
         embedded: Their embeddings, and the tokens that those were made from.
         stated: Their tokens and states as the model reads histories; None of a model that reads embeddings.
+        heads: The parts of the embeddings; None where one model made them.
     """
 
     embedded: EmbeddedCatalogue
     stated: StatedCatalogue | None = None
+    heads: Heads | None = None
+
+    @property
+    def directions(self) -> np.ndarray:
+        """(N, D) float32: what is indexed, any norm where one model made the embeddings."""
+        return self.embedded.embeddings if self.heads is None else self.heads.directions(self.embedded.embeddings)
+
+
+def embed_blend(work: ItemWork) -> PreparedItems:
+    """Embeds the items with all members of a blend."""
+    heads: Heads = work.model.config.heads
+    return PreparedItems(embed_items(work).embedded, heads=heads)
 
 
 def embed_items(work: ItemWork) -> PreparedItems:

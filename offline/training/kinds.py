@@ -1,12 +1,10 @@
-"""What batch jobs add to each kind of model of ``model_store/kinds.py``: training, and what is made of items."""
+"""How each kind of model is trained; not blends, which are put together from trained ones (``offline/blending``)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from model_store.artifacts.manifest import ModelManifest
-from offline.indexing.hatllm_items import prepare_hatllm_items
-from offline.indexing.prepare_items import ItemWork, PreparedItems, embed_items
 from offline.training.hatllm.settings import HatTrainSettings
 from offline.training.hllm.settings import TrainSettings
 from offline.training.run_settings import RunSettings
@@ -20,14 +18,12 @@ class OfflineKind:
         help: What is trained, in one sentence.
         settings: What a training run is told; its fields are the options of the command.
         train: Such settings to a model in the store.
-        prepare_items: Makes all that a bundle keeps of its items.
         demo: Options of the demo's training, beside those of every kind.
     """
 
     help: str
     settings: type[RunSettings]
     train: Callable[[Any], ModelManifest]
-    prepare_items: Callable[[ItemWork], PreparedItems]
     demo: Mapping[str, Any]
 
 
@@ -49,7 +45,6 @@ KINDS: dict[str, OfflineKind] = {
         help="Train an HLLM: an Item LLM that embeds texts and a User LLM that reads those embeddings.",
         settings=TrainSettings,
         train=_train_hllm,
-        prepare_items=embed_items,
         # short texts: on two cores the Item LLM is most of the work
         demo={"text_fields": ("title",), "item_prompt": ""},
     ),
@@ -57,7 +52,6 @@ KINDS: dict[str, OfflineKind] = {
         help="Train a HatLLM: one language model over the titles of a history, masked by item in bands of layers.",
         settings=HatTrainSettings,
         train=_train_hatllm,
-        prepare_items=prepare_hatllm_items,
         demo={"objective": "both"},
     ),
 }

@@ -33,6 +33,7 @@ class Run:
         settings: What was asked for.
         store: Where the model goes.
         corpus: What is trained on.
+        key: Names the settings and the data.
         work: Directory of this run; the same settings on the same data find it again after a kill.
         device: Of this process.
         started: ``time.monotonic()`` at the start.
@@ -42,6 +43,7 @@ class Run:
     settings: RunSettings
     store: ModelStore
     corpus: Corpus
+    key: str
     work: Path
     device: torch.device
     started: float
@@ -109,11 +111,13 @@ def start_run(settings: RunSettings, *, window: Callable[[int], int] | None = No
     dataset = Dataset.open(settings.data)
     corpus = read_corpus(dataset, settings, window=window)
     set_seed(settings.seed)
-    work = store.work_directory(f"train-{run_key(dataset, settings)}")
+    key = run_key(dataset, settings)
+    work = store.work_directory(f"train-{key}")
     # the processes must form their group before the model is built: the first one prepares files for the
     # others
     processes = PartialState(cpu=settings.device == "cpu" or not torch.cuda.is_available())
-    return Run(settings=settings, store=store, corpus=corpus, work=work, device=processes.device, started=started)
+    device = processes.device
+    return Run(settings=settings, store=store, corpus=corpus, key=key, work=work, device=device, started=started)
 
 
 def finish_run(
@@ -157,6 +161,7 @@ def finish_run(
                     "hold_out_items": settings.hold_out_items,
                     "seed": settings.seed,
                     "settings": settings.to_dict(),
+                    "run": run.key,
                     "stages": run.stages,
                 },
             )

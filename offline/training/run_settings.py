@@ -28,6 +28,7 @@ class Recipe:
         schedule: Of the learning rate after the warm-up.
         warmup: Fraction of all steps.
         patience: Evaluations without progress on validation before training ends.
+        weight_average: Decay per step of the average of the weights, which is what is validated and saved; 0: none.
     """
 
     epochs: int
@@ -40,6 +41,7 @@ class Recipe:
     schedule: Literal["cosine", "linear"] = "linear"
     warmup: float = 0.05
     patience: int = 3
+    weight_average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class RunSettings(ABC):
         negatives: A number, or ``all`` where the items' embeddings are stored.
         schedule: ``cosine`` or ``linear``.
         patience: Evaluations without progress before an early stop.
+        weight_average: Decay per step of the average of the weights, which is what is validated and saved; 0: none.
         seed: Of everything random.
         max_minutes: Wall-clock limit of each stage.
         false_negative_cosine: Negatives closer to the target are dropped; 1 keeps all.
@@ -90,6 +93,7 @@ class RunSettings(ABC):
     negatives: str | None = None
     schedule: Literal["cosine", "linear"] | None = None
     patience: int | None = None
+    weight_average: float | None = None
     seed: int = 0
     max_minutes: float | None = None
     false_negative_cosine: float = 0.99
@@ -108,6 +112,8 @@ class RunSettings(ABC):
             check_at_least(1, name, getattr(self, name))
         is_rate = self.learning_rate is None or self.learning_rate > 0
         check(is_rate, "--learning-rate", self.learning_rate, "above 0")
+        is_decay = self.weight_average is None or 0 <= self.weight_average < 1
+        check(is_decay, "--weight-average", self.weight_average, "at least 0, below 1")
         check(0 <= self.hold_out_items < 1, "--hold-out-items", self.hold_out_items, "at least 0, below 1")
         check(self.max_minutes is None or self.max_minutes > 0, "--max-minutes", self.max_minutes, "above 0")
 
@@ -128,7 +134,8 @@ class RunSettings(ABC):
 
     def overridden(self, recipe: Recipe) -> Recipe:
         """The recipe, with what was set instead."""
-        names = ("epochs", "batch_size", "learning_rate", "weight_decay", "dropout", "schedule", "patience")
+        optimiser = ("epochs", "batch_size", "learning_rate", "weight_decay", "weight_average", "schedule", "patience")
+        names = (*optimiser, "dropout")
         changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.negatives is not None:
             changes["negatives"] = None if self.negatives == ALL_ITEMS else int(self.negatives)

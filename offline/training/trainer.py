@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from offline.training.checkpoints import latest_complete, remove_incomplete
 from offline.training.losses import TrainingCollapsed
 from offline.training.run_settings import Recipe, RunSettings
 from offline.training.tasks import Task
+from offline.training.weight_average import WeightAverage
 from offline.training.windows import LengthGrouped, RankingCases, TrainingWindows, collate_windows
 
 LOGGER = logging.getLogger(__name__)
@@ -53,9 +55,37 @@ class TrainingData:
 
 
 class TaskTrainer(Trainer):
-    """Trains a task on windows, and evaluates it on validation cases in the task's own way."""
+    """Trains a task on windows, and evaluates it on validation cases in the task's own way.
+
+    With a weight average, that is what is validated and what a checkpoint has as its weights; those in training lie
+    beside them.
+
+    Args:
+        weight_average: Of the task; None: none.
+        options: The Trainer's own.
+    """
 
     model: Task
+
+    def __init__(self, *, weight_average: WeightAverage | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._average = weight_average
+        if weight_average is not None:
+            self.add_callback(weight_average)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.applied()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self._average is not None and output_dir is not None:
+            self._average.save_trained(Path(output_dir))
+        with self._averaged():
+            super()._save(output_dir, state_dict=state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average is not None:
+            self._average.load_trained(Path(resume_from_checkpoint))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         windows = cast(TrainingWindows, train_dataset or self.train_dataset)
@@ -87,7 +117,7 @@ class TaskTrainer(Trainer):
                     f"training ended at step {self.state.global_step}: {name} has values that are not finite numbers; "
                     "try a lower --learning-rate"
                 )
-        with self.model.evaluation():
+        with self._averaged(), self.model.evaluation():
             return super().evaluate(*args, **kwargs)
 
     def prediction_step(
@@ -133,6 +163,7 @@ def train_task(
         train_dataset=data.windows,
         eval_dataset=data.validation,
         data_collator=data.collate,
+        weight_average=WeightAverage(task, recipe.weight_average) if recipe.weight_average else None,
         compute_metrics=lambda prediction: _summary(task, prediction),
         callbacks=[
             EarlyStoppingCallback(early_stopping_patience=recipe.patience),

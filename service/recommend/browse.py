@@ -32,7 +32,7 @@ def item_index_of(served: ServedBundle, item_id: str, hidden: HiddenItems) -> in
 def similar_items(served: ServedBundle, item_index: int, k: int, hidden: HiddenItems) -> Candidates:
     """The k items whose embeddings are nearest to an item's, itself and hidden ones left out; scores are cosines."""
     admissible = shown_items(served, hidden).without(np.array([item_index], dtype=np.int64))
-    query = served.bundle.item_embeddings(np.array([item_index]))[0]
+    query = served.bundle.item_queries(np.array([item_index]))[0]
     found, _ = retrieve(served.bundle, query, k, admissible)
     return found
 

@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from offline.dataset.dataset import UserSequences
+from offline.dataset.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
+from tests.offline.small_models import shop_table
+
+NUM_ITEMS = 30
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -34,3 +39,26 @@ def sequences_of(*histories: Sequence[tuple[int, int]]) -> UserSequences:
         item_indices=np.array([item for item, _ in flat], dtype=np.int32),
         timestamps=np.array([time for _, time in flat], dtype=np.int64),
     )
+
+
+def write_small_dataset(directory: Path, *, time_unit: str = "seconds", num_users: int = 40) -> Path:
+    random = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 1_000 * user + place}
+        for user in range(num_users)
+        for place, item in enumerate(random.choice(NUM_ITEMS - 1, 4 + user % 5, replace=False))
+    ]
+    directory.mkdir()
+    pq.write_table(shop_table(NUM_ITEMS), directory / "items.parquet")
+    table = pa.Table.from_pylist([row | {"type": None, "rating": None} for row in rows], schema=INTERACTION_SCHEMA)
+    pq.write_table(table, directory / "interactions.parquet")
+    description = DatasetDescription(
+        source="test",
+        time_unit=time_unit,  # type: ignore[arg-type]
+        num_users=num_users,
+        num_items=NUM_ITEMS,
+        num_interactions=len(rows),
+        report={},
+    )
+    (directory / "dataset.json").write_text(description.model_dump_json())
+    return directory

@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +11,7 @@ from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from model_store.kinds import make_user_encoder
 from model_store.people.histories import History
-from offline.dataset.dataset import INTERACTION_SCHEMA, DatasetDescription, UserSequences
+from offline.dataset.dataset import UserSequences
 from offline.dataset.splits import EvaluationCases, SplitName
 from offline.evaluate import EvaluateSettings, Mode, app, case_slices, evaluate
 from offline.evaluation.catalogue_ranking import ConstantScorer, ModelScorer, rank_cases
@@ -21,32 +20,8 @@ from offline.evaluation.ranking_metrics import UNREACHABLE_RANK
 from offline.evaluation.report import format_table, summarise
 from offline.reindex import ReindexSettings, reindex
 from tests.model_store.hat_models import make_hatllm
+from tests.offline.datasets import NUM_ITEMS, write_small_dataset
 from tests.offline.small_models import add_hatllm, add_small_model, shop_catalogue, shop_table, small_hllm
-
-NUM_ITEMS = 30
-
-
-def write_small_dataset(directory: Path, *, time_unit: str = "seconds", num_users: int = 40) -> Path:
-    random = np.random.default_rng(0)
-    rows = [
-        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 1_000 * user + place}
-        for user in range(num_users)
-        for place, item in enumerate(random.choice(NUM_ITEMS - 1, 4 + user % 5, replace=False))
-    ]
-    directory.mkdir()
-    pq.write_table(shop_table(NUM_ITEMS), directory / "items.parquet")
-    table = pa.Table.from_pylist([row | {"type": None, "rating": None} for row in rows], schema=INTERACTION_SCHEMA)
-    pq.write_table(table, directory / "interactions.parquet")
-    description = DatasetDescription(
-        source="test",
-        time_unit=time_unit,  # type: ignore[arg-type]
-        num_users=num_users,
-        num_items=NUM_ITEMS,
-        num_interactions=len(rows),
-        report={},
-    )
-    (directory / "dataset.json").write_text(description.model_dump_json())
-    return directory
 
 
 def hand_made_cases() -> EvaluationCases:
@@ -112,7 +87,7 @@ def test_the_scores_are_those_of_the_served_encoder(tmp_path: Path) -> None:
     encoder = make_user_encoder(items)
     history = History(np.array([3, 1, 7]), np.array([1, 2, 3]))
 
-    scores = ModelScorer(items.embeddings, encoder).score([history])[0].numpy()
+    scores = ModelScorer(items.directions, encoder).score([history])[0].numpy()
 
     vectors = items.embeddings / np.linalg.norm(items.embeddings, axis=1, keepdims=True)
     assert scores == pytest.approx(vectors @ encoder.encode([history])[0], abs=1e-5)

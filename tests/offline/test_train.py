@@ -75,6 +75,7 @@ def test_a_run_killed_goes_on_from_its_checkpoint_to_the_same_model(shop: Path, 
 
 def test_a_killed_first_stage_goes_on_to_the_same_model(shop: Path, tmp_path: Path) -> None:
     options = ["--preset", "tiny", "--stage", "1", "--epochs", "3", "--device", "cpu", "--precision", "float32"]
+    options += ["--weight-average", "0.9", "--averaging", "0.5"]
     command_of = {
         name: [sys.executable, "-m", "offline.train", "hllm", "--data", str(shop), "--store", str(tmp_path / name)]
         + [*options, "--checkpoint-seconds", "0.3"]

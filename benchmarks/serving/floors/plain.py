@@ -73,8 +73,7 @@ class PlainShop:
         self._ids: list[str] = bundle.catalogue.column("item_id").to_pylist()
         self._titles: list[str] = bundle.catalogue.column("title").to_pylist()
         self._row_of = {item_id: row for row, item_id in enumerate(self._ids)}
-        self._vectors = np.array(bundle.item_embeddings(np.arange(1, len(self._ids) + 1)), dtype=np.float32)
-        faiss.normalize_L2(self._vectors)
+        self._vectors = np.array(bundle.item_directions(np.arange(1, len(self._ids) + 1)), dtype=np.float32)
         faiss.omp_set_num_threads(1)
         self._index = faiss.IndexFlatIP(self._vectors.shape[1])
         self._index.add(self._vectors)

@@ -7,6 +7,7 @@ from model_store.backbone.lora import LoraSettings, apply_lora
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_text import ITEM_PROMPT, item_text
 from model_store.hllm.network import HLLM, HLLMConfig, UserLLM, build_hllm
+from model_store.hllm.recent_mean import RecentMean
 from offline.dataset.text_fields import default_text_fields
 from offline.training.corpus import say_what_is_read
 from offline.training.hllm.settings import TrainSettings
@@ -25,27 +26,27 @@ def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: S
     text_fields = settings.text_fields or default_text_fields(catalogue)
     say_what_is_read(catalogue, text_fields)
     item_backbone = None if settings.item_input == "id" else _item_backbone(settings, catalogue, text_fields)
-    user_backbone = _user_backbone(settings)
+    user_backbone = None if settings.is_text_head else _user_backbone(settings)
     config = _config(settings, text_fields, item_backbone, user_backbone)
     if settings.lora_r:
         lora = LoraSettings(r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
         if item_backbone is not None and settings.has_end_to_end:
             item_backbone = apply_lora(item_backbone, lora)
-        if settings.lora_user:
+        if settings.lora_user and user_backbone is not None:
             user_backbone = apply_lora(user_backbone, lora)
     model = build_hllm(
         config=config, item_backbone=item_backbone, user_backbone=user_backbone, known_item_ids=known_item_ids
     )
-    assert model.user_llm is not None
-    # fed embeddings only: its table of words is never read, and processes would wait for its gradient
-    model.user_llm.backbone.get_input_embeddings().weight.requires_grad_(False)
+    if isinstance(model.user_llm, UserLLM):
+        # fed embeddings only: its table of words is never read, and processes would wait for its gradient
+        model.user_llm.backbone.get_input_embeddings().weight.requires_grad_(False)
     if settings.item_input == "text" and settings.freeze_item_llm:
         assert model.item_llm is not None
         model.item_llm.backbone.requires_grad_(False)
     return model
 
 
-def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> None:
+def set_dropout(user_llm: UserLLM | RecentMean, recipe: Recipe, *, is_from_scratch: bool) -> None:
     """Sets a stage's dropout of the User LLM's input and attention weights, in place; the latter is not saved.
 
     Args:
@@ -54,7 +55,7 @@ def set_dropout(user_llm: UserLLM, recipe: Recipe, *, is_from_scratch: bool) -> 
         is_from_scratch: A pre-trained model keeps the attention dropout that it came with.
     """
     user_llm.dropout.p = recipe.dropout
-    if is_from_scratch:
+    if is_from_scratch and isinstance(user_llm, UserLLM):
         set_attention_dropout(user_llm.backbone, recipe.attention_dropout)
 
 
@@ -63,7 +64,8 @@ def wants_whitening(settings: TrainSettings) -> float | None:
     if settings.item_input == "id":
         return None
     if settings.whiten_power is None:
-        return 1.0 if settings.item_llm is not None else None
+        power = 0.0 if settings.is_text_head else 1.0
+        return power if settings.item_llm is not None else None
     return settings.whiten_power if settings.whiten_power >= 0 else None
 
 
@@ -88,8 +90,12 @@ def _config(
     settings: TrainSettings,
     text_fields: Sequence[str],
     item_backbone: Backbone | None,
-    user_backbone: Backbone,
+    user_backbone: Backbone | None,
 ) -> HLLMConfig:
+    # a text head's matrix is square
+    backbone = user_backbone or item_backbone
+    assert backbone is not None
+    width = backbone.hidden_size
     pooling = settings.pooling
     item_prompt = settings.item_prompt
     has_joint = False
@@ -98,10 +104,11 @@ def _config(
         pooling = pooling or ("item_token" if is_trained_token else "mean")
         if item_prompt is None:
             item_prompt = ITEM_PROMPT if item_backbone.is_causal else ""
-        has_joint = wants_whitening(settings) is not None or item_backbone.hidden_size != user_backbone.hidden_size
+        is_joined = settings.is_text_head or item_backbone.hidden_size != width
+        has_joint = wants_whitening(settings) is not None or is_joined
     recipe = settings.user_stage if settings.has_user_stage else settings.end_to_end
     return HLLMConfig(
-        embedding_dim=user_backbone.hidden_size,
+        embedding_dim=width,
         item_input=settings.item_input,
         text_fields=tuple(text_fields),
         item_prompt=ITEM_PROMPT if item_prompt is None else item_prompt,
@@ -109,7 +116,9 @@ def _config(
         pooling=pooling or "item_token",
         max_history_length=settings.history_length,
         has_time_features=settings.time_features,
-        has_item_vectors=settings.item_vectors or settings.item_input == "id",
+        has_item_vectors=settings.has_item_vectors,
         has_joint=has_joint,
         dropout=recipe.dropout,
+        user_model=settings.user_model,
+        averaging=settings.averaging_share,
     )

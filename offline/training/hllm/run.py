@@ -1,5 +1,7 @@
 """One training run of an HLLM, from a dataset to a model in the store."""
 
+from pathlib import Path
+
 import torch
 from accelerate import PartialState
 
@@ -10,7 +12,7 @@ from offline.indexing.catalogue_tokens import tokenize_catalogue
 from offline.training.hllm.build import build_model, set_dropout, wants_whitening
 from offline.training.hllm.settings import TrainSettings
 from offline.training.hllm.tasks import EndToEndTask, UserLLMTask
-from offline.training.hllm.text_states import catalogue_states, whiten
+from offline.training.hllm.text_states import catalogue_states, text_states_name, whiten
 from offline.training.ranking_task import RankingTask
 from offline.training.run import Run, finish_run, start_run
 from offline.training.windows import collate_windows
@@ -55,8 +57,14 @@ def _start_whitened(model: HLLM, run: Run, settings: TrainSettings) -> None:
     assert model.item_llm is not None
     assert model.item_llm.joint is not None
     assert power is not None
-    states = catalogue_states(model, run.corpus.catalogue, directory=run.directory("text"), before_joint=True)
+    directory = _text_directory(model, run)
+    states = catalogue_states(model, run.corpus.catalogue, directory=directory, before_joint=True)
     whiten(model.item_llm.joint, states, power=power, rms=settings.whiten_rms)
+
+
+def _text_directory(model: HLLM, run: Run) -> Path:
+    """Where the states of the Item LLM that training began with lie: other runs begin with the same."""
+    return run.store.work_directory(text_states_name(model))
 
 
 def _train_end_to_end(model: HLLM, run: Run, settings: TrainSettings) -> None:
@@ -97,6 +105,7 @@ def _train_user_llm(model: HLLM, run: Run, settings: TrainSettings) -> None:
         text_states=text_states,
         joint=joint,
         candidates=run.candidates(recipe),
+        item_vector_dropout=settings.item_vector_dropout,
     )
     set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
     run.train_stage("user_llm", task, collate=collate_windows, recipe=recipe)
@@ -106,12 +115,12 @@ def _text_of_user_stage(model: HLLM, run: Run, settings: TrainSettings) -> tuple
     """The stored text embeddings, and the joint if it is to learn: then they are those before it."""
     assert model.item_llm is not None
     joint = model.item_llm.joint
-    directory = run.directory("trained_text" if settings.has_end_to_end else "text")
+    directory = run.directory("trained_text") if settings.has_end_to_end else _text_directory(model, run)
     states = catalogue_states(model, run.corpus.catalogue, directory=directory, before_joint=joint is not None)
     states = states.to(run.device)
     # a joint that neither a whitening nor stage 1 has set means nothing yet
     is_unset = wants_whitening(settings) is None and not settings.has_end_to_end
-    if joint is None or settings.train_joint or is_unset:
+    if joint is None or settings.train_joint or settings.is_text_head or is_unset:
         return states, joint
     with torch.no_grad():
         text = joint(states)

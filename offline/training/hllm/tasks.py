@@ -64,6 +64,7 @@ class UserLLMTask(HLLMTask):
             0 zeros. None for the ID twin.
         joint: To be trained along; None where ``text_states`` is the text part.
         candidates: What may be a negative.
+        item_vector_dropout: Share of the items that have no vector in a training step, drawn for each step.
     """
 
     text_states: torch.Tensor | None
@@ -77,8 +78,10 @@ class UserLLMTask(HLLMTask):
         text_states: torch.Tensor | None,
         joint: nn.Linear | None,
         candidates: Candidates,
+        item_vector_dropout: float = 0.0,
     ) -> None:
         super().__init__(hllm, vector_rows=vector_rows, false_negative_cosine=false_negative_cosine)
+        self.item_vector_dropout = item_vector_dropout
         self.joint = joint
         self.candidates = candidates
         self.register_buffer("text_states", text_states, persistent=False)
@@ -88,7 +91,10 @@ class UserLLMTask(HLLMTask):
         text = self.text_states
         if text is not None and self.joint is not None:
             text = self.joint(text)
-        return self.hllm.combine(text, self.vector_rows)
+        rows = self.vector_rows
+        if self.training and self.item_vector_dropout:
+            rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self.item_vector_dropout, -1)
+        return self.hllm.combine(text, rows)
 
     def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss of a batch of windows.

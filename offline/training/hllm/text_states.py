@@ -1,5 +1,7 @@
 """Embeddings of the catalogue from a frozen Item LLM, and a joint that starts as their whitening."""
 
+import hashlib
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ def catalogue_states(model: HLLM, catalogue: Catalogue, *, directory: Path, befo
     Args:
         model: With its Item LLM.
         catalogue: N items.
-        directory: Work directory of this Item LLM, as it is now, and no other.
+        directory: Work directory of this Item LLM, as it is now, and no other; of other catalogues it may be.
         before_joint: Leave the joint out: (H wide) states rather than the (D wide) text part.
 
     Returns:
@@ -37,6 +39,22 @@ def catalogue_states(model: HLLM, catalogue: Catalogue, *, directory: Path, befo
     states = item_embeddings(reader, catalogue, directory=directory, with_item_vectors=False)
     model.train(was_training)
     return states
+
+
+def text_states_name(model: HLLM) -> str:
+    """Names what the states before the joint depend on: the Item LLM as it is now, its tokenizer, how it reads."""
+    assert model.item_llm is not None
+    assert model.item_tokenizer is not None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.item_llm.state_dict().items()):
+        if not name.startswith("joint."):
+            digest.update(
+                name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    settings = model.config
+    read = (settings.text_fields, settings.item_prompt, settings.max_text_tokens, settings.pooling)
+    digest.update(json.dumps(read).encode() + model.item_tokenizer.tokenizer.backend_tokenizer.to_str().encode())
+    return f"text-{digest.hexdigest()[:32]}"
 
 
 def item_embeddings(model: HLLM, catalogue: Catalogue, *, directory: Path, with_item_vectors: bool) -> torch.Tensor:

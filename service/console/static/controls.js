@@ -4,7 +4,7 @@ import { $, clear, h, later } from "./dom.js";
 import { keep, state } from "./state.js";
 
 const WAIT_MS = 180;
-const NAMES = { hllm: "HLLM", hatllm: "HatLLM" };
+const NAMES = { hllm: "HLLM", hatllm: "HatLLM", blend: "Blend" };
 
 export const nameOf = (kind) => NAMES[kind] ?? kind;
 

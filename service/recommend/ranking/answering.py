@@ -118,7 +118,7 @@ class _Maker:
             self._admissible,
             want=min(MAX_RANKED if query.paginate else query.k, self._num_admissible),
             diversity=query.diversity,
-            vectors=ask.served.bundle.item_embeddings,
+            directions=ask.served.bundle.item_directions,
             caps=Caps(ask.served, query.max_per),
             pins=self._pins() if query.pins else {},
         )
@@ -175,7 +175,7 @@ class _Maker:
         items = np.array([served.catalogue.index_of(pin.item_id) for pin in pins], dtype=np.int64)
         scores = np.zeros(len(pins))
         if user is not None:
-            scores = normalize(served.bundle.item_embeddings(items)) @ normalize(user)
+            scores = served.bundle.item_directions(items) @ normalize(user)
         pinned = zip(items.tolist(), scores.tolist(), strict=True)
         return dict(zip((pin.position for pin in pins), pinned, strict=True))
 

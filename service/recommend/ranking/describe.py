@@ -74,8 +74,8 @@ def _reasons(
     elif isinstance(served.encoder, ExplainsByAttention):  # and did not answer
         return because, NOTHING
     else:
-        item_embeddings = served.bundle.item_embeddings
-        weights = likeness_weights(item_embeddings(items.item_indices[places]), item_embeddings(history))
+        directions = served.bundle.item_directions
+        weights = likeness_weights(directions(items.item_indices[places]), directions(history))
     for at, one in zip(places, reasons(weights, history), strict=True):
         because[at] = one
     num_bare = sum(not because[at] for at in places)

@@ -8,25 +8,23 @@ about the user, so it is the same for every recommended item.
 
 import numpy as np
 
-from model_store.index.vectors import normalize
-
 # Cosines of one history mostly lie within a few tenths; at this temperature a tenth is a factor of e.
 LIKENESS_TEMPERATURE = 0.1
 # Beyond so many reasons in one answer the last items have none: they would cost more than the recommendation.
 _MAX_REASONS = 25_000
 
 
-def likeness_weights(item_vectors: np.ndarray, history_vectors: np.ndarray) -> np.ndarray:
+def likeness_weights(items: np.ndarray, history: np.ndarray) -> np.ndarray:
     """How like each item of the history is to each recommended one.
 
     Args:
-        item_vectors: (K, D) float32, raw.
-        history_vectors: (L, D) float32, raw, L at least 1.
+        items: (K, D) float32, directions.
+        history: (L, D) float32, directions, L at least 1.
 
     Returns:
         (K, L) float64, each row a softmax of cosines over ``LIKENESS_TEMPERATURE``.
     """
-    cosines = normalize(item_vectors) @ normalize(history_vectors).T
+    cosines = items @ history.T
     weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / LIKENESS_TEMPERATURE)
     return _normalised(weights)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from model_store.index.vectors import normalize
 from service.recommend.candidates.admissible import Admissible
 from service.recommend.candidates.caps import Caps
 from service.recommend.ranking.candidates import PINNED, Candidates
@@ -29,7 +28,7 @@ class Lister:
         admissible: What may be in it.
         want: How many items it is to have.
         diversity: 0: by relevance alone; 1: by difference to the items before alone.
-        vectors: Raw embeddings (C, D) of item indices (C,).
+        directions: Item indices (C,) to directions (C, D).
         caps: How many of a kind may be in it.
         pins: Place (from 1) to ``item_index`` and score. Those that may not be returned, or do not fit under the caps,
             are left out; the others have their place, or come last where the list ends before it.
@@ -41,14 +40,14 @@ class Lister:
         *,
         want: int,
         diversity: float,
-        vectors: Callable[[np.ndarray], np.ndarray],
+        directions: Callable[[np.ndarray], np.ndarray],
         caps: Caps,
         pins: Mapping[int, tuple[int, float]],
     ) -> None:
         self._admissible = admissible
         self._want = want
         self._diversity = diversity
-        self._vectors = vectors
+        self._directions = directions
         self._caps = caps
         self._items: list[int] = []
         self._scores: list[float] = []
@@ -131,7 +130,7 @@ class Lister:
             self._take(item_index, score, origin)
 
     def _take_spread(self, found: Candidates, origin: int) -> None:
-        directions = normalize(self._vectors(found.item_indices))
+        directions = self._directions(found.item_indices)
         nearest = np.full(len(found), -np.inf, dtype=np.float32)  # cosine to the nearest item of the list
         is_free = np.ones(len(found), dtype=bool)
         num_compared = 0
@@ -167,4 +166,4 @@ class Lister:
         self._scores.append(score)
         self._origins.append(origin)
         if self._diversity > 0:
-            self._chosen_vectors.append(normalize(self._vectors(np.array([item_index])))[0])
+            self._chosen_vectors.append(self._directions(np.array([item_index]))[0])

@@ -69,7 +69,7 @@ def exact_scan(bundle: Bundle, query: np.ndarray, want: int, allowed: np.ndarray
     scores = np.empty(len(allowed), dtype=np.float32)
     for start in range(0, len(allowed), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        scores[rows] = normalize(bundle.item_embeddings(allowed[rows])) @ direction
+        scores[rows] = bundle.item_directions(allowed[rows]) @ direction
     best = np.argsort(-scores, kind="stable")[:want]
     return Candidates(allowed[best], scores[best])
 

@@ -81,7 +81,7 @@ def latest_vector(bundle: Bundle, history: np.ndarray) -> np.ndarray | None:
         (D,) float32, the unit-norm mean of the unit-norm embeddings of the latest items; of the latest one alone where
         they cancel each other out. None for an empty history, or where no embedding has a direction.
     """
-    directions = normalize(bundle.item_embeddings(history[-NUM_LATEST:]))
+    directions = bundle.item_queries(history[-NUM_LATEST:])
     directions = directions[directions.any(axis=1)]
     if not len(directions):
         return None

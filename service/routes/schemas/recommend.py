@@ -111,7 +111,7 @@ class RecommendRequest(Wire):
         Field(
             min_length=1,
             max_length=64,
-            description="Kind of model: hllm or hatllm; default: of the user's arm, or the default kind",
+            description="Kind of model: hllm, hatllm or blend; default: of the user's arm, or the default kind",
         ),
     ] = None
     mode: Annotated[
@@ -158,7 +158,10 @@ class ReasonAnswer(Wire):
     item_id: str
     weight: Annotated[
         float,
-        Field(ge=0, description="The weights of one item sum to 1. hllm: likeness of the two items; hatllm: attention"),
+        Field(
+            ge=0,
+            description="The weights of one item sum to 1. hatllm: attention; else: likeness of the two items",
+        ),
     ]
 
 

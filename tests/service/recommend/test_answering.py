@@ -12,6 +12,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from model_store.index import build_index
+from model_store.index.vectors import normalize
 from service.engine.served_bundle import MaskCache
 from service.people.hidden_set import HiddenItems
 from service.recommend.ask import Ask, Boost, Pin, Query
@@ -82,10 +83,10 @@ class Case:
         catalogue = random_shops.catalogue_of(self.rows)
         index: Any = Gone() if self.is_broken else build_index(self.vectors, factory="Flat").index
 
-        def item_embeddings(item_indices: np.ndarray) -> np.ndarray:
-            return self.vectors[np.asarray(item_indices, dtype=np.int64) - 1]
+        def item_directions(item_indices: np.ndarray) -> np.ndarray:
+            return normalize(self.vectors[np.asarray(item_indices, dtype=np.int64) - 1])
 
-        bundle = SimpleNamespace(index=index, item_embeddings=item_embeddings, catalogue=catalogue)
+        bundle = SimpleNamespace(index=index, item_directions=item_directions, catalogue=catalogue)
         self.served = SimpleNamespace(catalogue=catalogue, bundle=bundle, masks=MaskCache(), kind="hllm")
 
     def answered(self, **changed: Any) -> tuple[Answer, Trace]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from model_store.blend import config as blend_config
 from model_store.hatllm import config as hatllm_config
 from model_store.hllm import network as hllm
 from service.recommend.experiment import Experiment, Kind
@@ -27,7 +28,7 @@ def _experiment(hllm: int, hatllm: int, *, name: str = "hat-vs-hllm") -> Experim
 
 
 def test_every_kind_of_model_can_be_an_arm() -> None:
-    assert set(get_args(Kind)) == {hllm.KIND, hatllm_config.KIND}
+    assert set(get_args(Kind)) == {hllm.KIND, hatllm_config.KIND, blend_config.KIND}
 
 
 @hypothesis_settings(max_examples=15, deadline=None)

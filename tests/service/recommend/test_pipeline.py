@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.index import build_index
+from model_store.index.vectors import normalize
 from service.engine.served_bundle import MaskCache
 from service.recommend.candidates.admissible import Admissible, exclusions
 from service.recommend.ranking.explain import LIKENESS_TEMPERATURE, likeness_weights, reasons
@@ -90,8 +91,8 @@ class Vectors:
     vectors: np.ndarray
     index: Any
 
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        return self.vectors[item_indices - 1]
+    def item_directions(self, item_indices: np.ndarray) -> np.ndarray:
+        return normalize(self.vectors[item_indices - 1])
 
 
 @settings(max_examples=200, deadline=None)
@@ -196,7 +197,7 @@ def test_an_exact_scan_in_several_pieces_is_one_scan(monkeypatch: pytest.MonkeyP
 def test_an_item_of_the_history_weighs_by_its_likeness() -> None:
     items = np.array([[2, 0], [0, 3]], dtype=np.float32)
     history = np.array([[0, 1], [1, 0], [1, 1]], dtype=np.float32)
-    weights = likeness_weights(items, history)
+    weights = likeness_weights(normalize(items), normalize(history))
     cosines = np.array([[0, 1, 0.5**0.5], [1, 0, 0.5**0.5]])
     expected = np.exp(cosines / LIKENESS_TEMPERATURE)
     np.testing.assert_allclose(weights, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
@@ -217,7 +218,7 @@ def test_the_same_item_twice_in_a_history_has_its_weights_added_up() -> None:
 def test_every_read_item_is_a_reason_once_and_the_weights_sum_to_1(history: list[int], seed: int, k: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(7, 3)).astype(np.float32)
     vectors[6] = 0.0
-    weights = likeness_weights(vectors[1 : k + 1], vectors[history])
+    weights = likeness_weights(normalize(vectors[1 : k + 1]), normalize(vectors[history]))
     for because in reasons(weights, np.array(history)):
         assert sorted(item for item, _ in because) == sorted(set(history))
         assert sum(weight for _, weight in because) == pytest.approx(1.0, abs=1e-12)

@@ -199,7 +199,7 @@ def test_the_version_is_another_one_after_every_change_and_no_other(tmp_path: Pa
         ("scenarios: {home: {max_per: {brand: 0}}}", "scenarios.home.max_per.brand: expected at least 1"),
         ("scenarios: {home: {diversity: '1'}}", "scenarios.home.diversity: expected a number"),
         ("scenarios: {home: {exclude_seen: 1}}", "scenarios.home.exclude_seen: expected true or false"),
-        ("scenarios: {home: {model: gpt}}", "scenarios.home.model: expected 'hllm' or 'hatllm'"),
+        ("scenarios: {home: {model: gpt}}", "scenarios.home.model: expected 'hllm', 'hatllm' or 'blend'"),
         ("scenarios: {home: {boosts: [{multiply: 2}]}}", "boosts.0: expected either item_ids or filter"),
         ("scenarios: {home: {boosts: [{item_ids: [a]}]}}", "boosts.0: expected multiply or add"),
         ("scenarios: {home: {boosts: [{item_ids: [a], multiply: 0}]}}", "boosts.0.multiply: expected more than 0"),

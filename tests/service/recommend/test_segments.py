@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.catalogue.catalogue import Catalogue
+from model_store.index.vectors import normalize
 from service.errors import InvalidRequest
 from service.recommend.ask import SegmentWish
 from service.recommend.candidates import segments as module
@@ -218,8 +219,8 @@ class Vectors:
     def __init__(self, vectors: list[list[float]]) -> None:
         self._vectors = np.array(vectors, dtype=np.float32)
 
-    def item_embeddings(self, item_indices: np.ndarray) -> np.ndarray:
-        return self._vectors[item_indices - 1]
+    def item_queries(self, item_indices: np.ndarray) -> np.ndarray:
+        return normalize(self._vectors[item_indices - 1])
 
 
 def test_what_the_latest_items_have_in_common_is_the_mean_of_their_directions() -> None:

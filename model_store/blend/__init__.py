@@ -1,0 +1,1 @@
+"""A blend: several models whose weighted cosines are one score, served as one bundle."""
