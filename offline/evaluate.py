@@ -21,18 +21,16 @@ from model_store.artifacts.store import ModelStore
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from model_store.kinds import make_generator, make_user_encoder
+from offline.baselines.popularity import interaction_counts, popularity_scores
 from offline.dataset.dataset import Dataset, UserSequences
 from offline.dataset.splits import (
     EvaluationCases,
     SplitName,
     count_left_out,
     is_held_out,
-    leave_one_out,
-    sample,
-    temporal,
     without_items,
 )
-from offline.evaluation.baselines import interaction_counts, popularity_scores
+from offline.evaluation.cases import CaseName, cases_of, divide, sample_cases
 from offline.evaluation.catalogue_ranking import (
     ConstantScorer,
     ModelScorer,
@@ -53,13 +51,6 @@ LOGGER = logging.getLogger(__name__)
 SHORT_HISTORY = 5
 LONG_HISTORY = 20
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-class CaseName(StrEnum):
-    """Which part of a split is measured."""
-
-    TEST = "test"
-    VALIDATION = "validation"
 
 
 class Mode(StrEnum):
@@ -128,7 +119,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     catalogue = dataset.catalogue()
     train, all_cases = _split(dataset, settings)
     left_out = count_left_out(all_cases)
-    cases = sample(all_cases, settings.max_cases, seed=settings.seed)
+    cases = sample_cases(all_cases, settings.max_cases, seed=settings.seed)
     train = _without_held_out(train, catalogue, model)
     counts = interaction_counts(train, len(catalogue))
     items = find_items(store, model, catalogue, bundle_id=settings.bundle, device=settings.device)
@@ -207,17 +198,8 @@ def write_top_k(path: Path, ranking: Ranking, cases: EvaluationCases, catalogue:
 
 
 def _split(dataset: Dataset, settings: EvaluateSettings) -> tuple[UserSequences, EvaluationCases]:
-    sequences = dataset.sequences()
-    if settings.split == SplitName.TEMPORAL:
-        if dataset.time_unit != "seconds":
-            raise InvalidInput(
-                f"{settings.data} has time_unit {dataset.time_unit!r}, expected 'seconds' for a temporal "
-                "split; use --split leave-one-out"
-            )
-        split = temporal(sequences)
-    else:
-        split = leave_one_out(sequences)
-    cases = split.test if settings.cases == CaseName.TEST else split.validation
+    split = divide(dataset, settings.split, name=str(settings.data))
+    cases = cases_of(split, settings.cases)
     if not len(cases.targets):
         raise InvalidInput(f"{settings.data} has no {settings.cases} cases in split {settings.split}")
     return split.train, cases

@@ -11,7 +11,8 @@ from model_store.errors import InvalidInput
 from offline.blending.members import histories_seen, put_side_by_side
 from offline.blending.weights import Weighed, choose_weights
 from offline.dataset.dataset import Dataset
-from offline.dataset.splits import EvaluationCases, leave_one_out, sample, temporal
+from offline.dataset.splits import EvaluationCases, SplitName
+from offline.evaluation.cases import divide, sample_cases
 
 
 def blend_models(
@@ -40,16 +41,15 @@ def blend_models(
         raise InvalidInput("a blend needs at least one member")
     dataset = Dataset.open(data)
     split = next(iter(members.values())).training.get("split", "leave-one-out")
-    cases = sample(_validation(dataset, split), max_cases, seed=seed)
+    cases = sample_cases(_validation(dataset, SplitName(split)), max_cases, seed=seed)
     with store.staging() as staged:
         beside = put_side_by_side(store, members, dataset.catalogue(), directory=staged / "all", device=device)
         weighed = choose_weights(beside.look(cases, device=device), histories_seen(cases), cases.targets)
     return add_blend(store, members, weighed), weighed
 
 
-def _validation(dataset: Dataset, split: str) -> EvaluationCases:
-    divide = temporal if split == "temporal" else leave_one_out
-    cases = divide(dataset.sequences()).validation
+def _validation(dataset: Dataset, split: SplitName) -> EvaluationCases:
+    cases = divide(dataset, split, name=str(dataset.directory)).validation
     if not len(cases.targets):
         raise InvalidInput(f"{dataset.directory} has no validation cases in split {split}")
     return cases

@@ -249,17 +249,3 @@ def _cases(sequences: UserSequences, user_rows: np.ndarray, ends: np.ndarray) ->
         history_ends=ends.astype(np.int64),
         targets=sequences.item_indices[ends].astype(np.int64),
     )
-
-
-def sample(cases: EvaluationCases, max_cases: int, *, seed: int) -> EvaluationCases:
-    """A random sample of so many cases, in their order; all of them where there are no more, or with 0."""
-    if not 0 < max_cases < len(cases.targets):
-        return cases
-    chosen = np.random.default_rng(seed).choice(len(cases.targets), max_cases, replace=False)
-    chosen.sort()
-    return EvaluationCases(
-        sequences=cases.sequences,
-        user_rows=cases.user_rows[chosen],
-        history_ends=cases.history_ends[chosen],
-        targets=cases.targets[chosen],
-    )

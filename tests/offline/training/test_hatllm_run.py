@@ -11,11 +11,11 @@ from model_store.errors import InvalidInput
 from model_store.hatllm.files import load_hatllm
 from model_store.hatllm.network import HatLLM
 from model_store.hllm.files import item_tower_hash
+from offline.baselines.popularity import interaction_counts, popularity_scores
 from offline.dataset.dataset import Dataset
 from offline.dataset.formats.rows import Interaction, Item
 from offline.dataset.splits import leave_one_out
 from offline.dataset.writer import WriteOptions, write_dataset
-from offline.evaluation.baselines import interaction_counts, popularity_scores
 from offline.evaluation.ranking_metrics import recall_at_k
 from offline.training.hatllm.run import train_hatllm
 from offline.training.hatllm.settings import HatTrainSettings

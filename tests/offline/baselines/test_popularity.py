@@ -1,7 +1,7 @@
 import numpy as np
 
+from offline.baselines.popularity import interaction_counts, popularity_scores
 from offline.dataset.dataset import UserSequences
-from offline.evaluation.baselines import interaction_counts, popularity_scores
 
 
 def test_popularity_orders_by_count_then_by_item_index() -> None:

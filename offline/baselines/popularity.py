@@ -1,4 +1,4 @@
-"""What a model is measured against: the most popular items of the same training interactions."""
+"""The most popular items of the training interactions."""
 
 import numpy as np
 
