@@ -16,7 +16,7 @@ from service.http.hosts import AllowedHosts
 from service.http.middleware import REQUEST_ID_HEADER, RequestLimits, RequestMiddleware
 from service.metrics.metrics import Metrics
 from service.routes import admin as catalogue_admin
-from service.routes import console, decisions, events, items, llms, recommend, reference
+from service.routes import console, decisions, events, items, llms, rank, recommend, reference
 from service.routes import people as users
 from service.routes import probes as operations
 from service.settings import Settings
@@ -25,6 +25,7 @@ from service.workers.siblings import Siblings
 
 _ROUTERS = (
     recommend.router,
+    rank.router,
     decisions.router,
     events.router,
     items.router,

@@ -103,7 +103,7 @@ def _refusals(path: str, method: str, operation: dict[str, Any]) -> list[int]:
     statuses = {401, 403, 408, 413, 422, 429, 503}
     if "requestBody" in operation:
         statuses |= {400, 415}
-    if method == "post" and path in {"/recommend"}:
+    if method == "post" and path in {"/recommend", "/rank"}:
         statuses |= {404, 410, 504}
     if "{" in path or path.startswith("/admin"):
         statuses.add(404)

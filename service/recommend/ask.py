@@ -80,6 +80,7 @@ class Query:
         history: Used instead of the stored one; oldest first.
         filter: What must hold of an item; None lets everything pass.
         exclude_item_ids: Never returned.
+        candidate_item_ids: The only items that may be returned; None: all of the catalogue.
         exclude_seen: Whether items of the history are never returned.
         seen_types: Types of events that count as seen; all if empty.
         seen_max_age_seconds: What is older does not count as seen.
@@ -106,6 +107,7 @@ class Query:
     history: Interactions | None = None
     filter: Node | None = None
     exclude_item_ids: Sequence[str] = ()
+    candidate_item_ids: Sequence[str] | None = None
     exclude_seen: bool = True
     seen_types: Sequence[str] = ()
     seen_max_age_seconds: int | None = None

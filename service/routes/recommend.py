@@ -1,7 +1,7 @@
 """``POST /recommend``: a list, or the next page of one."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Body, Depends, Request, Response
@@ -49,8 +49,8 @@ async def _recommend(request: RecommendRequest, service: RunningService, http: R
             next_cursor = await service.pages.keep(query, recommendation, caller)
         except HistoryUnavailable:
             warnings.append("pages_unavailable: the list cannot be kept, so there is no next page")
-    _count(service, query, recommendation, warnings)
-    marks = _marks(service, query.scenario, recommendation)
+    count_recommendation(service, query, recommendation, warnings)
+    marks = list_marks(service, query.scenario, recommendation)
     return _answer(request, recommendation, warnings, scenario=query.scenario, next_cursor=next_cursor, marks=marks)
 
 
@@ -83,21 +83,24 @@ async def _next_page(request: RecommendRequest, cursor: str, service: RunningSer
         page.recommendation.trace.warnings,
         scenario=page.scenario,
         next_cursor=page.next_cursor,
-        marks=_marks(service, page.scenario, page.recommendation),
+        marks=list_marks(service, page.scenario, page.recommendation),
         first_rank=page.first_rank,
     )
 
 
-def _marks(
+def list_marks(
     service: RunningService, scenario: ScenarioRef | None, recommendation: Recommendation
 ) -> list[tuple[bool, bool]]:
-    """Per item whether it is pinned, and whether it is boosted."""
+    """Per item of a list whether it is pinned, and whether it is boosted."""
     if scenario is None:
         return [(False, False)] * len(recommendation.items)
     return service.scenarios.marks(scenario, recommendation.served, [item.item_id for item in recommendation.items])
 
 
-def _count(service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]) -> None:
+def count_recommendation(
+    service: RunningService, query: Query, recommendation: Recommendation, warnings: list[str]
+) -> None:
+    """Counts a list in the metrics."""
     stages = recommendation.trace.timing.seconds()
     stages.pop("total")
     assignment = recommendation.assignment
@@ -128,7 +131,7 @@ def _query(request: RecommendRequest, service: RunningService, caller: Caller) -
         asked_by=caller.key_name,
         k=request.k,
         timeout_seconds=_timeout_seconds(request, service),
-        history=None if request.history is None else _interactions(request.history),
+        history=None if request.history is None else interactions(request.history),
         filter=request.filter.tree(),
         exclude_item_ids=request.exclude_item_ids,
         exclude_seen=request.exclude_seen,
@@ -153,7 +156,8 @@ def _timeout_seconds(request: RecommendRequest, service: RunningService) -> floa
     return service.request_timeout_seconds if request.timeout_ms is None else request.timeout_ms / 1_000
 
 
-def _interactions(history: Sequence[str | HistoryItem]) -> Interactions:
+def interactions(history: Sequence[str | HistoryItem]) -> Interactions:
+    """An inline history, oldest first."""
     return Interactions.from_rows(
         (entry, None, None) if isinstance(entry, str) else (entry.item_id, entry.timestamp, entry.type)
         for entry in history
@@ -170,11 +174,44 @@ def _answer(
     marks: Sequence[tuple[bool, bool]],
     first_rank: int = 1,
 ) -> bytes:
-    """The JSON of a ``RecommendAnswer``, from plain values: a model for each item would only be checked again."""
+    """The JSON of a ``RecommendAnswer``."""
+    answer = answer_fields(
+        request.user_id,
+        recommendation,
+        warnings,
+        scenario=scenario,
+        next_cursor=next_cursor,
+        marks=marks,
+        first_rank=first_rank,
+    )
+    return orjson.dumps(answer, default=to_jsonable_python)
+
+
+def answer_fields(
+    user_id: str | None,
+    recommendation: Recommendation,
+    warnings: Sequence[str],
+    *,
+    scenario: ScenarioRef | None,
+    marks: Sequence[tuple[bool, bool]],
+    next_cursor: str | None = None,
+    first_rank: int = 1,
+) -> dict[str, Any]:
+    """What an answer says, as plain values: a model for each item would only be checked again.
+
+    Args:
+        user_id: Of the request.
+        recommendation: The list.
+        warnings: About it.
+        scenario: That it was made by.
+        marks: Per item whether it is pinned, and whether it is boosted.
+        next_cursor: Of the next page.
+        first_rank: Of the first item.
+    """
     served, assignment = recommendation.served, recommendation.assignment
-    answer = {
+    return {
         "recommendation_id": recommendation.recommendation_id,
-        "user_id": request.user_id,
+        "user_id": user_id,
         "items": [
             {
                 "rank": rank,
@@ -201,7 +238,6 @@ def _answer(
         "next_cursor": next_cursor,
         "timing_ms": recommendation.trace.timing.milliseconds(),
     }
-    return orjson.dumps(answer, default=to_jsonable_python)
 
 
 def item_answers(items: Sequence[RankedItem], *, first_rank: int = 1) -> list[ItemAnswer]:

@@ -93,6 +93,12 @@ class RecommendAnswer(Answer):
     timing_ms: TimingAnswer
 
 
+class RankAnswer(RecommendAnswer):
+    """The caller's items that may be shown, the best first; ``unknown_item_ids`` are in no catalogue."""
+
+    unknown_item_ids: list[str]
+
+
 class RejectedEvent(Answer):
     """An event that the service did not take; ``index`` is its place in the request, from 0."""
 

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying
 from hatstand_client import answers, calls
 from hatstand_client.calls import AnswerT, Call, NewRequestId
 from hatstand_client.errors import ConnectionFailed
-from hatstand_client.inputs import Event, RecommendOptions
+from hatstand_client.inputs import Event, RankOptions, RecommendOptions
 from hatstand_client.retries import Retries
 
 
@@ -65,6 +65,10 @@ class AsyncClient:
     async def recommend(self, **options: Unpack[RecommendOptions]) -> answers.RecommendAnswer:
         """Recommends items to a user, a session, or a history."""
         return await self._send(calls.recommend(options))
+
+    async def rank(self, item_ids: Sequence[str], **options: Unpack[RankOptions]) -> answers.RankAnswer:
+        """Ranks up to 1,000 items of the caller's: search results, the shortlist of a mail."""
+        return await self._send(calls.rank(item_ids, options))
 
     async def recommend_pages(self, **options: Unpack[RecommendOptions]) -> AsyncIterator[answers.RecommendAnswer]:
         """Yields a list page by page, ``k`` items each, until nothing is left.

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hatstand_client import answers
 from hatstand_client.answers import Answer
 from hatstand_client.errors import UnexpectedAnswer, problem
-from hatstand_client.inputs import Event, RecommendOptions
+from hatstand_client.inputs import Event, RankOptions, RecommendOptions
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
@@ -81,6 +81,12 @@ def recommend(options: RecommendOptions) -> Call[answers.RecommendAnswer]:
     """``POST /recommend``."""
     body = {name: value for name, value in options.items() if value is not None}
     return Call("POST", "recommend", answers.RecommendAnswer, body)
+
+
+def rank(item_ids: Sequence[str], options: RankOptions) -> Call[answers.RankAnswer]:
+    """``POST /rank``."""
+    body = {name: value for name, value in options.items() if value is not None}
+    return Call("POST", "rank", answers.RankAnswer, {**body, "item_ids": list(item_ids)})
 
 
 def next_page(options: RecommendOptions, cursor: str) -> Call[answers.RecommendAnswer]:

@@ -54,6 +54,28 @@ class RecommendOptions(TypedDict, total=False):
     timeout_ms: int | None
 
 
+class RankOptions(TypedDict, total=False):
+    """The options of a ranking of the caller's own items; docs/api.md says what each does. None is the same as nothing.
+
+    One of ``user_id``, ``session_id`` and ``history`` (oldest first) is needed.
+    """
+
+    user_id: str | None
+    session_id: str | None
+    k: int | None
+    history: Sequence[str | HistoryItem] | None
+    filter: Mapping[str, Any]
+    exclude_seen: bool
+    max_per: Mapping[str, int]
+    scenario: str | None
+    diversity: float
+    explain: bool
+    return_fields: Sequence[str] | None
+    model: str | None
+    min_event_token: str | None
+    timeout_ms: int | None
+
+
 def _as_json(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
     # Half a surrogate pair is a str, and no UTF-8: it would fail with the whole batch.
     json.dumps(properties, ensure_ascii=False, allow_nan=False).encode()

@@ -101,9 +101,19 @@ def admissible_items(served: ServedBundle, query: Query, known: Known) -> Admiss
     if query.filter is not None:
         mask = unpack(evaluate(query.filter, catalogue, served.masks), len(catalogue))
         removed["filter"] = len(mask) - int(np.count_nonzero(mask))
+    brought = None
+    if query.candidate_item_ids is not None:
+        brought = exclusions(catalogue, query.candidate_item_ids)
+        if mask is not None:
+            removed["filter"] = len(brought) - int(np.count_nonzero(mask[brought - 1]))
+        only = np.zeros(len(catalogue), dtype=bool)
+        only[brought - 1] = True
+        mask = only if mask is None else mask & only
     # Sets of Python: the lists are short, and sorting them as arrays takes longer than a search.
     named = {index for item_id in query.exclude_item_ids if (index := catalogue.index_of(item_id))}
     seen = set(seen_items(catalogue, query, known).tolist())
+    if brought is not None:
+        seen.intersection_update(brought.tolist())
     removed["excluded"], removed["seen"] = len(named), len(seen)
     excluded = np.array(sorted(named | seen), dtype=np.int64)
     if hidden.item_ids:
