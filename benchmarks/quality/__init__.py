@@ -1,0 +1,1 @@
+"""How well the product recommends, beside baselines, on one dataset."""
