@@ -30,7 +30,7 @@ from model_store.hllm.time_features import TimeFeatures
 KIND = "hllm"
 Pooling = Literal["item_token", "mean"]
 UserModel = Literal["llm", "lags"]
-_INITIAL_STD = 0.02
+INITIAL_STD = 0.02
 # what a model of the first release does not say of itself
 _LATER_SETTINGS = {"user_model": "llm", "averaging": 0.0}
 
@@ -126,7 +126,7 @@ class ItemLLM(nn.Module):
         self.needs_mask = not is_causal(backbone.model)
         if config.pooling == "item_token":
             self.item_token = nn.Parameter(torch.empty(backbone.hidden_size))
-            nn.init.normal_(self.item_token, std=_INITIAL_STD)
+            nn.init.normal_(self.item_token, std=INITIAL_STD)
         self.joint = nn.Linear(backbone.hidden_size, config.embedding_dim) if config.has_joint else None
 
     def forward(self, batch: TokenBatch) -> torch.Tensor:
@@ -338,7 +338,7 @@ def build_hllm(
         raise InvalidInput("item_input 'id' has no Item LLM, but an item backbone was given")
     item_vectors = None
     if config.has_item_vectors:
-        std = _INITIAL_STD if config.item_input == "id" else 0.0
+        std = INITIAL_STD if config.item_input == "id" else 0.0
         item_vectors = ItemVectors(known_item_ids, config.embedding_dim, std=std)
     return HLLM(
         config,

@@ -11,6 +11,8 @@ import typer
 from offline.training.run_settings import RunSettings
 
 _TEXT_FIELDS = "text_fields"
+# options whose name is a word of Python's own
+_NAMES = {"start_from": "--from"}
 S = TypeVar("S", bound=RunSettings)
 
 
@@ -48,7 +50,7 @@ def parse_settings(settings_type: type[S], arguments: Sequence[str]) -> S:
 
 def _parameter(field: "Field[Any]", hint: Any, text: str) -> inspect.Parameter:
     panel = "Every kind of model" if field.name in RunSettings.__dataclass_fields__ else "This kind of model"
-    names, default = [], field.default
+    names, default = [_NAMES[field.name]] if field.name in _NAMES else [], field.default
     if field.name == _TEXT_FIELDS:
         names, hint, default = ["--text-field"], list[str], []
     option = typer.Option(*names, help=text, rich_help_panel=panel)

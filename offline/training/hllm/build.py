@@ -1,12 +1,17 @@
 """Makes the HLLM that a run trains: backbones, settings of the text, which items have vectors."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
+
+from model_store.backbone.item_vectors import ItemVectors
 from model_store.backbone.load import PRESET_PREFIX, PRESETS, Backbone, load_backbone
 from model_store.backbone.lora import LoraSettings, apply_lora
 from model_store.catalogue.catalogue import Catalogue
 from model_store.catalogue.item_text import ITEM_PROMPT, item_text
-from model_store.hllm.network import HLLM, HLLMConfig, UserLLM, build_hllm
+from model_store.hllm.files import load_hllm
+from model_store.hllm.network import HLLM, INITIAL_STD, HLLMConfig, UserLLM, build_hllm
 from model_store.hllm.recent_mean import RecentMean
 from offline.dataset.text_fields import default_text_fields
 from offline.training.corpus import say_what_is_read
@@ -37,13 +42,33 @@ def build_model(settings: TrainSettings, catalogue: Catalogue, known_item_ids: S
     model = build_hllm(
         config=config, item_backbone=item_backbone, user_backbone=user_backbone, known_item_ids=known_item_ids
     )
-    if isinstance(model.user_llm, UserLLM):
-        # fed embeddings only: its table of words is never read, and processes would wait for its gradient
-        model.user_llm.backbone.get_input_embeddings().weight.requires_grad_(False)
+    _freeze_words(model)
     if settings.item_input == "text" and settings.freeze_item_llm:
         assert model.item_llm is not None
         model.item_llm.backbone.requires_grad_(False)
     return model
+
+
+def continue_model(directory: Path, catalogue: Catalogue, known_item_ids: Sequence[str]) -> HLLM:
+    """A trained model with a vector for each item that is known now; those that it has, it keeps.
+
+    Args:
+        directory: Of the model.
+        catalogue: What it will read of the items is logged.
+        known_item_ids: Items with training events.
+    """
+    model = load_hllm(directory)
+    if model.reads_text:
+        say_what_is_read(catalogue, model.config.text_fields)
+    if model.item_vectors is not None:
+        std = INITIAL_STD if model.config.item_input == "id" else 0.0
+        vectors = ItemVectors(known_item_ids, model.config.embedding_dim, std=std)
+        rows = model.item_vectors.rows_of(known_item_ids)
+        with torch.no_grad():
+            vectors.weight[rows >= 0] = model.item_vectors.weight[rows[rows >= 0]]
+        model.item_vectors = vectors
+    _freeze_words(model)
+    return model.train()
 
 
 def set_dropout(user_llm: UserLLM | RecentMean, recipe: Recipe, *, is_from_scratch: bool) -> None:
@@ -59,19 +84,25 @@ def set_dropout(user_llm: UserLLM | RecentMean, recipe: Recipe, *, is_from_scrat
         set_attention_dropout(user_llm.backbone, recipe.attention_dropout)
 
 
+def _freeze_words(model: HLLM) -> None:
+    if isinstance(model.user_llm, UserLLM):
+        # fed embeddings only: its table of words is never read, and processes would wait for its gradient
+        model.user_llm.backbone.get_input_embeddings().weight.requires_grad_(False)
+
+
 def wants_whitening(settings: TrainSettings) -> float | None:
     """The power of the whitening that the joint starts from, or None."""
-    if settings.item_input == "id":
+    if settings.item_input == "id" or settings.start_from is not None:
         return None
     if settings.whiten_power is None:
         power = 0.0 if settings.is_text_head else 1.0
-        return power if settings.item_llm is not None else None
+        return power if settings.has_pretrained_items else None
     return settings.whiten_power if settings.whiten_power >= 0 else None
 
 
 def _item_backbone(settings: TrainSettings, catalogue: Catalogue, text_fields: Sequence[str]) -> Backbone:
     if settings.item_llm is not None:
-        return load_backbone(settings.item_llm)
+        return load_backbone(settings.item_llm, random_init=settings.random_init)
     prompt = ITEM_PROMPT if settings.item_prompt is None else settings.item_prompt
     corpus = (
         item_text(catalogue.fields(item_index, text_fields), prompt=prompt, field_names=text_fields)
@@ -82,7 +113,7 @@ def _item_backbone(settings: TrainSettings, catalogue: Catalogue, text_fields: S
 
 def _user_backbone(settings: TrainSettings) -> Backbone:
     if settings.user_llm is not None:
-        return load_backbone(settings.user_llm)
+        return load_backbone(settings.user_llm, random_init=settings.random_init)
     return load_backbone(f"{PRESET_PREFIX}{settings.preset}", hidden_size=PRESETS[settings.preset].hidden_size)
 
 

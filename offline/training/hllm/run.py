@@ -1,15 +1,19 @@
 """One training run of an HLLM, from a dataset to a model in the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from model_store.artifacts.manifest import ModelManifest
-from model_store.hllm.files import save_hllm
+from model_store.artifacts.store import ModelStore
+from model_store.errors import InvalidInput
+from model_store.hllm.files import read_config, save_hllm
 from model_store.hllm.network import HLLM, KIND
 from offline.indexing.catalogue_tokens import tokenize_catalogue
-from offline.training.hllm.build import build_model, set_dropout, wants_whitening
+from offline.job.store_models import find_model
+from offline.training.hllm.build import build_model, continue_model, set_dropout, wants_whitening
 from offline.training.hllm.settings import TrainSettings
 from offline.training.hllm.tasks import EndToEndTask, UserLLMTask
 from offline.training.hllm.text_states import catalogue_states, text_states_name, whiten
@@ -35,8 +39,16 @@ def train_hllm(settings: TrainSettings) -> ModelManifest:
         InvalidInput: Bad dataset or settings.
         TrainingCollapsed: The item embeddings became one.
     """
+    start = None if settings.start_from is None else find_model(ModelStore(settings.store), settings.start_from)
+    if start is not None:
+        settings = _like(settings, start)
     run = start_run(settings)
-    model = build_model(settings, run.corpus.catalogue, run.corpus.known_ids).to(run.device)
+    if start is None:
+        model = build_model(settings, run.corpus.catalogue, run.corpus.known_ids)
+    else:
+        directory = run.store.model_directory(start.model_id)
+        model = continue_model(directory, run.corpus.catalogue, run.corpus.known_ids)
+    model.to(run.device)
     if wants_whitening(settings) is not None:
         _start_whitened(model, run, settings)
     if settings.has_end_to_end:
@@ -49,6 +61,22 @@ def train_hllm(settings: TrainSettings) -> ModelManifest:
         embedding_dim=model.config.embedding_dim,
         save=lambda directory: save_hllm(model.cpu(), directory),
         figures=RankingTask.metrics,
+        parents=[] if start is None else [start.model_id],
+    )
+
+
+def _like(settings: TrainSettings, start: ModelManifest) -> TrainSettings:
+    """The settings of a run that goes on from a model: its shape is not asked for again."""
+    if start.kind != KIND:
+        raise InvalidInput(f"--from {start.model_id} is a {start.kind}, expected a model of kind {KIND}")
+    shape = ModelStore(settings.store).model_directory(start.model_id, verify=False)
+    config = read_config(shape)
+    return replace(
+        settings,
+        item_input=config.item_input,
+        user_model=config.user_model,
+        max_history_length=config.max_history_length,
+        time_features=config.has_time_features,
     )
 
 
@@ -79,7 +107,7 @@ def _train_end_to_end(model: HLLM, run: Run, settings: TrainSettings) -> None:
         tokens=tokenize_catalogue(model, run.corpus.catalogue, path=path),
         candidates=run.candidates(recipe),
     )
-    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
+    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None or settings.random_init)
     run.train_stage("end_to_end", task, collate=collate_windows, recipe=recipe)
 
 
@@ -107,7 +135,7 @@ def _train_user_llm(model: HLLM, run: Run, settings: TrainSettings) -> None:
         candidates=run.candidates(recipe),
         item_vector_dropout=settings.item_vector_dropout,
     )
-    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None)
+    set_dropout(model.user_llm, recipe, is_from_scratch=settings.user_llm is None or settings.random_init)
     run.train_stage("user_llm", task, collate=collate_windows, recipe=recipe)
 
 
@@ -119,7 +147,7 @@ def _text_of_user_stage(model: HLLM, run: Run, settings: TrainSettings) -> tuple
     states = catalogue_states(model, run.corpus.catalogue, directory=directory, before_joint=joint is not None)
     states = states.to(run.device)
     # a joint that neither a whitening nor stage 1 has set means nothing yet
-    is_unset = wants_whitening(settings) is None and not settings.has_end_to_end
+    is_unset = wants_whitening(settings) is None and not settings.has_end_to_end and settings.start_from is None
     if joint is None or settings.train_joint or settings.is_text_head or is_unset:
         return states, joint
     with torch.no_grad():

@@ -75,6 +75,8 @@ class TrainSettings(RunSettings):
     Without ``text_fields``, the title and the attributes that are words are read (``offline.dataset.text_fields``).
 
     Attributes:
+        start_from: A model of the store that training goes on from, as a nightly run does; its shape, texts and Item
+            LLM stay. New items get vectors.
         item_llm: Directory or hub id of a pre-trained Item LLM; None makes one of the preset's shape from
             scratch.
         user_llm: Likewise for the User LLM.
@@ -103,10 +105,13 @@ class TrainSettings(RunSettings):
         lora_alpha: Their scale.
         lora_dropout: Of their input.
         lora_user: Adapters on the User LLM too.
+        random_init: The architectures and tokenizers of ``item_llm`` and ``user_llm`` with random weights: the twin
+            that says what pre-training is worth.
     """
 
     kind = "hllm"
 
+    start_from: str | None = None
     item_llm: str | None = None
     user_llm: str | None = None
     user_model: Literal["llm", "lags"] = "llm"
@@ -127,6 +132,7 @@ class TrainSettings(RunSettings):
     lora_alpha: int = 16
     lora_dropout: float = 0.0
     lora_user: bool = False
+    random_init: bool = False
 
     def __post_init__(self) -> None:
         check_preset(self.preset, PRESETS)
@@ -138,9 +144,20 @@ class TrainSettings(RunSettings):
         check(is_share, "--averaging", self.averaging, "at least 0, below 1")
         is_share = 0 <= self.item_vector_dropout < 1
         check(is_share, "--item-vector-dropout", self.item_vector_dropout, "at least 0, below 1")
+        has_weights = self.item_llm is not None or self.user_llm is not None
+        check(has_weights or not self.random_init, "--random-init", True, "an --item-llm or --user-llm beside it")
+        if self.start_from is not None:
+            self._check_start()
         if self.user_model == "lags":
             self._check_lags()
         super().__post_init__()
+
+    def _check_start(self) -> None:
+        fixed = ("item_llm", "user_llm", "averaging", "pooling", "item_prompt", "item_vectors", "whiten_power")
+        for name in fixed:
+            check(getattr(self, name) is None, f"--{name.replace('_', '-')}", getattr(self, name), "none with --from")
+        check(not self.text_fields, "--text-field", ", ".join(self.text_fields), "none with --from")
+        check(not (self.lora_r or self.random_init), "--lora-r and --random-init", True, "none with --from")
 
     def _check_lags(self) -> None:
         for option, value in (("--user-llm", self.user_llm), ("--averaging", self.averaging)):
@@ -152,6 +169,11 @@ class TrainSettings(RunSettings):
     def is_text_head(self) -> bool:
         """Whether there is no User LLM."""
         return self.user_model == "lags"
+
+    @property
+    def has_pretrained_items(self) -> bool:
+        """Whether the Item LLM knows language before the training."""
+        return self.item_llm is not None and not self.random_init
 
     @property
     def has_item_vectors(self) -> bool:
@@ -170,7 +192,7 @@ class TrainSettings(RunSettings):
     @property
     def has_end_to_end(self) -> bool:
         """Whether stage 1 is run."""
-        is_from_scratch = self.item_llm is None and self.item_input == "text"
+        is_from_scratch = not self.has_pretrained_items and self.item_input == "text" and self.start_from is None
         return self.stage in ("1", "both") or (self.stage == "auto" and is_from_scratch)
 
     @property

@@ -22,7 +22,8 @@ def test_the_command_without_options_trains_what_its_settings_say_by_default(kin
 def test_every_setting_is_an_option_with_help(kind: str) -> None:
     shown = CliRunner().invoke(app, [kind, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
     for field in fields(KINDS[kind].settings):
-        option = "--text-field" if field.name == "text_fields" else f"--{field.name.replace('_', '-')}"
+        named = {"text_fields": "--text-field", "start_from": "--from"}
+        option = named.get(field.name, f"--{field.name.replace('_', '-')}")
         line = next(line for line in shown.splitlines() if re.search(rf"{option}[\s,]", line))
         assert len(line.split()) > 4, f"{option} has no help"
 
