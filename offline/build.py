@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from model_store.artifacts.manifest import BundleManifest
+from model_store.artifacts.manifest import BundleManifest, ModelManifest
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
+from offline.blending.blend import blend_models
 from offline.dataset.dataset import Dataset
 from offline.dataset.formats import canonical
 from offline.evaluate import EvaluateSettings, evaluate
@@ -31,6 +32,8 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 # Enough for two digits of recall, and a few seconds of work.
 _MEASURED_USERS = 2_000
+# The weight of a text head is chosen on so many of the validation cases.
+_WEIGHED_CASES = 8_000
 
 
 def import_once(items: Path, interactions: Path, store: str, options: ImportOptions) -> Path:
@@ -61,11 +64,13 @@ def import_once(items: Path, interactions: Path, store: str, options: ImportOpti
     return out
 
 
-def train_and_publish(settings: RunSettings) -> BundleManifest:
+def train_and_publish(settings: RunSettings, *, text_head: RunSettings | None = None) -> BundleManifest:
     """Trains a model on a dataset, indexes the dataset's items with it and makes the bundle live.
 
     Args:
         settings: What to train; their type says which kind.
+        text_head: What to train beside it: where the two together are better on validation, their blend is published,
+            as the store's default.
 
     Returns:
         The manifest of the live bundle.
@@ -74,7 +79,23 @@ def train_and_publish(settings: RunSettings) -> BundleManifest:
         InvalidInput: Bad data or settings, or the bundle does not pass its gates.
     """
     model = KINDS[settings.kind].train(settings)
-    return reindex(ReindexSettings(model=model.model_id, items=settings.data, store=settings.store))
+    chosen = model if text_head is None else _with_text_head(model, text_head)
+    # with a head, what is published may be of another kind than last night
+    is_default = text_head is not None
+    return reindex(ReindexSettings(chosen.model_id, settings.data, settings.store, make_default=is_default))
+
+
+def _with_text_head(model: ModelManifest, text_head: RunSettings) -> ModelManifest:
+    """The blend of a model and a text head; the model itself where the head adds nothing."""
+    head = KINDS[text_head.kind].train(text_head)
+    members = {"model": model, "text": head}
+    blend, weighed = blend_models(ModelStore(text_head.store), members, text_head.data, max_cases=_WEIGHED_CASES)
+    alone, together = weighed.alone["model"]["ndcg@10"], weighed.metrics["ndcg@10"]
+    if weighed.weights.keys() != members.keys():
+        typer.echo(f"The text head adds nothing (validation NDCG@10 {alone:.4f}): the model is published without it.")
+        return model
+    typer.echo(f"With a text head, validation NDCG@10 is {together:.4f}, not {alone:.4f}: the blend is published.")
+    return blend
 
 
 @app.command()
@@ -91,6 +112,10 @@ def main(
     max_minutes: Annotated[float | None, typer.Option(help="Wall-clock limit of each training stage.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    text_head: Annotated[
+        bool | None,
+        typer.Option(help="Train a text head, too; publish the blend if validation agrees. Default: with --item-llm."),
+    ] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="Of the service's Redis: load the histories of the users into it.")
     ] = None,
@@ -111,12 +136,19 @@ def main(
     for name in given:
         if name not in chosen.__dataclass_fields__:
             raise InvalidInput(f"--{name.replace('_', '-')} has no use with --kind {kind}; leave it out")
+    text_head = item_llm is not None if text_head is None else text_head
+    if text_head and item_llm is None:
+        raise InvalidInput("--text-head reads texts with a pre-trained Item LLM: give --item-llm, or leave it out")
     if redis_url is not None:
         read_address(redis_url, cluster=redis_cluster)  # a wrong url is told now, not after the training
     given |= {"text_fields": tuple(text_field)} if text_field else {}
     data = import_once(items, interactions, store, ImportOptions(max_bad=max_bad))
     settings = chosen(data, store, preset=preset, max_minutes=max_minutes, device=device, seed=seed, **given)
-    bundle = train_and_publish(settings)
+    head = None
+    if text_head:
+        reading = {name: value for name, value in given.items() if name != "user_llm"} | {"user_model": "lags"}
+        head = chosen(data, store, preset=preset, max_minutes=max_minutes, device=device, seed=seed, **reading)
+    bundle = train_and_publish(settings, text_head=head)
     loaded = _load(data, redis_url, cluster=redis_cluster)
     metrics = _measure(bundle, data, store, device=device)
     job.report(
