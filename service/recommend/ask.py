@@ -137,12 +137,14 @@ class RankedItem:
         score: A log-probability of a generated item, a cosine of a retrieved one, 0 where no model scored it.
         fields: What was wanted of it.
         reasons: (item_id of the history, weight), the heaviest first; weights sum to 1.
+        heads: What each member of a blend adds to the score; empty where one model scored the item.
     """
 
     item_id: str
     score: float
     fields: Mapping[str, Any]
     reasons: Sequence[tuple[str, float]] = ()
+    heads: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,7 @@ def answer_fields(
                 "reasons": [{"item_id": item_id, "weight": weight} for item_id, weight in item.reasons],
                 "pinned": is_pinned,
                 "boosted": is_boosted,
+                "heads": item.heads or None,
             }
             for rank, (item, (is_pinned, is_boosted)) in enumerate(
                 zip(recommendation.items, marks, strict=True), start=first_rank

@@ -88,6 +88,9 @@ async def test_the_service_gives_what_the_evaluation_computes(
             assert item_ids(answer) == case["item_ids"]
             scores = [item["score"] for item in answer.json()["items"]]
             assert scores == pytest.approx(case["scores"], abs=1e-6)
+            for item in answer.json()["items"]:
+                assert set(item["heads"]) == {"both", "clicks", "text"}
+                assert sum(item["heads"].values()) == pytest.approx(item["score"], abs=1e-6)
         similar = await client.get("/items/i3/similar?k=5")
         assert len(similar.json()["items"]) == 5
         by_kind = await client.post("/recommend", json={**body, "model": "blend"})

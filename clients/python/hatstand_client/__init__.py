@@ -7,6 +7,7 @@ from hatstand_client.answers import (
     EventsAnswer,
     ItemAnswer,
     MergeAnswer,
+    RankAnswer,
     Readiness,
     RecommendAnswer,
     RejectedEvent,
@@ -36,7 +37,7 @@ from hatstand_client.errors import (
     UnexpectedAnswer,
 )
 from hatstand_client.event_sender import EventCounts, EventSender, UndeliveredEvent
-from hatstand_client.inputs import Event, HistoryItem, RecommendOptions, SegmentChoice
+from hatstand_client.inputs import Event, HistoryItem, RankOptions, RecommendOptions, SegmentChoice
 from hatstand_client.retries import Retries
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
     "Problem",
     "QueueFull",
     "Readiness",
+    "RankAnswer",
+    "RankOptions",
     "RecommendAnswer",
     "RecommendOptions",
     "RejectedEvent",

@@ -36,6 +36,7 @@ class ItemAnswer(Answer):
     reasons: list[ReasonAnswer]
     pinned: bool = False
     boosted: bool = False
+    heads: dict[str, float] | None = None
 
 
 class ModelAnswer(Answer):

@@ -131,7 +131,7 @@ class _Maker:
         shown = ranked if len(ranked) <= self._k else ranked.take(slice(self._k))
         numbers = np.bincount(ranked.origins, minlength=len(ORIGINS)).tolist()
         source = self._source(numbers)
-        items, explained = describe(self._ask, self._known, shown, self._view.attention)
+        items, explained = describe(self._ask, self._known, shown, attention=self._view.attention, user=self._view.user)
         counted = Trace(
             warnings=self._warnings(shown, source),
             timing=Timing(search=self._search_seconds, rank=time.perf_counter() - self._started - self._search_seconds),

@@ -15,7 +15,9 @@ from service.recommend.ranking.explain import likeness_weights, reasons
 from service.recommend.trace import NOTHING, Trace, warning_of
 
 
-def describe(ask: Ask, known: Known, items: Candidates, attention: np.ndarray | None) -> tuple[list[RankedItem], Trace]:
+def describe(
+    ask: Ask, known: Known, items: Candidates, *, attention: np.ndarray | None, user: np.ndarray | None
+) -> tuple[list[RankedItem], Trace]:
     """The items as they are answered.
 
     Args:
@@ -23,20 +25,23 @@ def describe(ask: Ask, known: Known, items: Candidates, attention: np.ndarray | 
         known: The history that they are explained by.
         items: In their order.
         attention: (L,) float32, weight of each item that the model read, if it says so.
+        user: (D,) float32 unit norm, the user embedding that was searched with, if one was.
     """
     catalogue = ask.served.catalogue
     answers = ranked_items(catalogue, items.item_indices, items.scores, ask.query.return_fields)
     if not ask.query.explain:
         return answers, NOTHING
     because, trace = _reasons(ask.served, known.read_items, items, attention)
+    shares = _head_shares(ask.served, items, user)
     return [
         RankedItem(
             one.item_id,
             one.score,
             one.fields,
             [(catalogue.id_of(item_index), weight) for item_index, weight in weights],
+            share,
         )
-        for one, weights in zip(answers, because, strict=True)
+        for one, weights, share in zip(answers, because, shares, strict=True)
     ], trace
 
 
@@ -58,6 +63,19 @@ def fields_of(catalogue: Catalogue, item_indices: Sequence[int], names: Sequence
     return [
         {name: values[at] for name, values in columns if values[at] is not None and values[at] == values[at]}
         for at in range(len(item_indices))
+    ]
+
+
+def _head_shares(served: ServedBundle, items: Candidates, user: np.ndarray | None) -> list[dict[str, float]]:
+    """Per item what each head of a blend adds to its score; nothing where the score is no sum of heads."""
+    heads = served.bundle.heads
+    if heads is None or user is None:
+        return [{} for _ in range(len(items))]
+    names = [head.name for head in heads.heads]
+    cosines = heads.cosines(served.bundle.item_embeddings(items.item_indices), user)
+    return [
+        dict(zip(names, row, strict=True)) if origin == RETRIEVED else {}
+        for row, origin in zip(cosines.tolist(), items.origins.tolist(), strict=True)
     ]
 
 

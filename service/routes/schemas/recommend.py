@@ -181,6 +181,10 @@ class ItemAnswer(Wire):
     reasons: Annotated[list[ReasonAnswer], Field(description="With explain; the heaviest first")]
     pinned: Annotated[bool, Field(description="The scenario gives it its place")] = False
     boosted: Annotated[bool, Field(description="A boost of the scenario moves it up or down")] = False
+    heads: Annotated[
+        dict[str, float] | None,
+        Field(description="With explain, of a blend: what each of its models adds to the score"),
+    ] = None
 
 
 class ModelAnswer(Wire):

@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 
 import httpx2
@@ -116,6 +117,10 @@ async def test_a_wrong_request_is_told_what_was_wrong(
 
 async def test_the_decision_record_names_the_candidates(client: httpx2.AsyncClient) -> None:
     answer = await _rank(client, user_id="recorded", item_ids=["i9", "i50"], history=None)
-    found = await client.get(f"/recommendations/{answer.json()['recommendation_id']}")
+    for _ in range(200):  # written beside the requests
+        found = await client.get(f"/recommendations/{answer.json()['recommendation_id']}")
+        if found.status_code == 200:
+            break
+        await asyncio.sleep(0.05)
     assert found.status_code == 200, found.text
     assert found.json()["request"]["candidate_item_ids"] == ["i9", "i50"]

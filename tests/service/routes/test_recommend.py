@@ -52,7 +52,7 @@ async def test_the_answer_has_the_documented_shape(client: httpx2.AsyncClient) -
         "timing_ms",
     ]
     assert [item["rank"] for item in body["items"]] == [1, 2, 3]
-    assert list(body["items"][0]) == ["rank", "item_id", "score", "fields", "reasons", "pinned", "boosted"]
+    assert list(body["items"][0]) == ["rank", "item_id", "score", "fields", "reasons", "pinned", "boosted", "heads"]
     assert {reason["item_id"] for reason in body["items"][0]["reasons"]} == {"i1", "i2"}
     assert list(body["timing_ms"]) == ["history", "queue", "encode", "search", "rank", "total"]
     assert (body["source"], body["history_length"], body["user_id"]) == ("model", 2, user)
