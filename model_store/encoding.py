@@ -155,6 +155,22 @@ class UserEncoder(Protocol):
         ...
 
 
+class KeepsNothing:
+    """The part of a :class:`UserEncoder` that is the same for all that keep nothing of users between calls."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """None."""
+        return 0
+
+    def forget(self, owner: str) -> bool:  # noqa: ARG002
+        """There is nothing to forget."""
+        return False
+
+    def forget_all(self) -> None:
+        """There is nothing to forget."""
+
+
 @runtime_checkable
 class ExplainsByAttention(Protocol):
     """An encoder that can say how much it looked at each item; of others, likeness must do."""

@@ -17,9 +17,9 @@ from offline.baselines.next_item import NextItemSettings
 from offline.baselines.popularity import interaction_counts
 from offline.baselines.table import BASELINES, Work
 from offline.dataset.dataset import Dataset
-from offline.dataset.splits import SplitName, count_left_out
+from offline.dataset.splits import SplitName, count_left_out, divide
 from offline.evaluate import case_slices
-from offline.evaluation.cases import CaseName, cases_of, divide, sample_cases
+from offline.evaluation.cases import CaseName, cases_of, sample_cases
 from offline.evaluation.catalogue_ranking import rank_cases
 from offline.evaluation.ranking_metrics import CUTOFFS
 from offline.evaluation.report import ALL_CASES, format_table, summarise

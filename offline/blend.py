@@ -13,7 +13,7 @@ import typer
 from model_store.artifacts.manifest import ModelManifest
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
-from offline.blending.blend import blend_models
+from offline.blending.blend import WEIGHT_CASES, blend_models
 from offline.blending.recipe import member_settings, read_recipe, train_members
 from offline.job import job
 from offline.job.devices import chosen_device
@@ -36,7 +36,7 @@ def main(
     item_llm: Annotated[str | None, typer.Option(help="For the recipe: a pre-trained Item LLM.")] = None,
     seed: Annotated[int, typer.Option(help="Added to the seed of each member of the recipe.")] = 0,
     max_minutes: Annotated[float | None, typer.Option(help="Of each training stage of the recipe.")] = None,
-    max_cases: Annotated[int, typer.Option(help="Weights are chosen on so many cases; 0 = all.", min=0)] = 8_000,
+    max_cases: Annotated[int, typer.Option(help="Weights are chosen on so many cases; 0 = all.", min=0)] = WEIGHT_CASES,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Blend trained models, or train the models of a recipe and blend them."""

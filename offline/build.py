@@ -32,8 +32,6 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 # Enough for two digits of recall, and a few seconds of work.
 _MEASURED_USERS = 2_000
-# The weight of a text head is chosen on so many of the validation cases.
-_WEIGHED_CASES = 8_000
 
 
 def import_once(items: Path, interactions: Path, store: str, options: ImportOptions) -> Path:
@@ -89,7 +87,7 @@ def _with_text_head(model: ModelManifest, text_head: RunSettings) -> ModelManife
     """The blend of a model and a text head; the model itself where the head adds nothing."""
     head = KINDS[text_head.kind].train(text_head)
     members = {"model": model, "text": head}
-    blend, weighed = blend_models(ModelStore(text_head.store), members, text_head.data, max_cases=_WEIGHED_CASES)
+    blend, weighed = blend_models(ModelStore(text_head.store), members, text_head.data)
     alone, together = weighed.alone["model"]["ndcg@10"], weighed.metrics["ndcg@10"]
     if weighed.weights.keys() != members.keys():
         typer.echo(f"The text head adds nothing (validation NDCG@10 {alone:.4f}): the model is published without it.")

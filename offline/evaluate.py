@@ -27,10 +27,11 @@ from offline.dataset.splits import (
     EvaluationCases,
     SplitName,
     count_left_out,
+    divide,
     is_held_out,
     without_items,
 )
-from offline.evaluation.cases import CaseName, cases_of, divide, sample_cases
+from offline.evaluation.cases import CaseName, cases_of, sample_cases
 from offline.evaluation.catalogue_ranking import (
     ConstantScorer,
     ModelScorer,

@@ -66,7 +66,13 @@ def test_the_comparison_is_written_and_a_second_run_measures_nothing_again(tmp_p
     assert set(report["systems"]) == {"popularity", "item-knn", "clicks", "blend"}
     blend, clicks = report["systems"]["blend"], report["systems"]["clicks"]
     assert blend["metrics"]["ndcg@10"]["mean"] == pytest.approx(clicks["metrics"]["ndcg@10"]["mean"])
-    assert report["best_ids"] in {"popularity", "item-knn"}
+    systems = report["systems"]
+    of_clicks = {name: systems[name]["metrics"]["ndcg@10"]["mean"] for name in ("popularity", "item-knn", "clicks")}
+    assert report["best_ids"] == max(of_clicks, key=of_clicks.__getitem__)
+    # another recipe of the same name is another measurement
+    recipe.write_text(json.dumps({"members": {"clicks": f"hllm {options} --item-input id --seed 1"}}))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert "clicks, without seen items" in done.stderr
     text = (tmp_path / "out/quality.md").read_text()
     assert "| blend | 1 |" in text
     assert (tmp_path / "out/quality.png").stat().st_size > 1_000

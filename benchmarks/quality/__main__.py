@@ -4,7 +4,6 @@ Every system is trained on the training part, chosen on the validation part and 
 was trained and measured is kept in the output folder: the same command goes on where a killed one was.
 """
 
-import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,15 +19,14 @@ import typer
 from benchmarks.quality.report import Comparison, SystemResult
 from benchmarks.quality.results import Results
 from benchmarks.quality.statistics import differences, intervals, user_gains
-from benchmarks.quality.systems import BLEND, SEEDLESS, Study
+from benchmarks.quality.systems import BLEND, SEEDLESS, Study, reads_clicks_alone
 from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from offline.baselines.popularity import interaction_counts
 from offline.baselines.table import BASELINES
-from offline.dataset.dataset import INTERACTIONS_FILE, Dataset
-from offline.dataset.splits import SplitName
+from offline.dataset.dataset import Dataset
+from offline.dataset.splits import SplitName, divide
 from offline.evaluate import case_slices
-from offline.evaluation.cases import divide
 from offline.evaluation.catalogue_ranking import Ranking, Scorer, rank_cases
 from offline.evaluation.ranking_metrics import coverage_at_k, ndcg_at_k, novelty_at_k, recall_at_k, self_information
 from offline.job import job
@@ -52,9 +50,11 @@ class Measurement:
         self.cases = study.split.test
         self.counts = interaction_counts(study.split.train, study.num_items)
         self.rankings: dict[str, dict[int, dict[str, Ranking]]] = {}
+        self._of_clicks: list[str] = []
 
     def measure(self, seeds: list[int], baselines: list[str]) -> None:
         """Fills ``rankings``: system, seed, masking."""
+        self._of_clicks = list(baselines)
         for seed in seeds:
             for name in baselines:
                 if name not in SEEDLESS or seed == seeds[0]:
@@ -62,6 +62,7 @@ class Measurement:
             members = self._study.members(seed)
             for name, model in members.items():
                 self._rank(name, seed, partial(self._study.scorer, model))
+            self._of_clicks += [name for name, model in members.items() if reads_clicks_alone(model)]
             self._rank(BLEND, seed, partial(self._study.blend_scorer, members))
 
     def _rank(self, name: str, seed: int, make: Callable[[], Scorer]) -> None:
@@ -81,14 +82,14 @@ class Measurement:
             description=f"{name}, {masking} seen items",
         )
 
-    def compare(self, about: Mapping[str, object], *, ids: list[str]) -> Comparison:
-        """Sums up; ``ids`` are the systems that know clicks alone."""
+    def compare(self, about: Mapping[str, object]) -> Comparison:
+        """Sums up; what differences are taken to is the best system that knows clicks alone, else the blend."""
         gains = {
             name: user_gains(np.stack([one["without"].ranks for one in by_seed.values()]))
             for name, by_seed in self.rankings.items()
         }
         measured = {name: intervals(one) for name, one in gains.items()}
-        best_ids = max(ids, key=lambda name: measured[name]["ndcg@10"].mean)
+        best_ids = max(self._of_clicks or [BLEND], key=lambda name: measured[name]["ndcg@10"].mean)
         slices = case_slices(self.cases, self.counts)
         systems = {}
         for name, by_seed in self.rankings.items():
@@ -152,9 +153,7 @@ def main(
         raise InvalidInput(f"{data} has no test cases in split {split}")
     num_items = len(dataset.catalogue())
     study = Study(data, ModelStore(str(out / "store")), divided, num_items, recipe, item_llm, max_minutes)
-    with (data / INTERACTIONS_FILE).open("rb") as file:
-        key = f"{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}-{split.value}-{Path(recipe).stem}"
-    measurement = Measurement(study, Results(out / "rankings", key))
+    measurement = Measurement(study, Results(out / "rankings", study.key(split.value)))
     measurement.measure(list(range(seeds)), chosen)
     about = {
         "dataset": data.resolve().name,
@@ -169,7 +168,7 @@ def main(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    comparison = measurement.compare(about, ids=[*chosen] or [BLEND])
+    comparison = measurement.compare(about)
     comparison.write(out)
     typer.echo(comparison.markdown())
     best = comparison.systems[BLEND].metrics

@@ -16,7 +16,7 @@ class Results:
 
     Attributes:
         directory: Made if need be.
-        key: Of the dataset and the split: another one's files are not read.
+        key: Names all that the measurements depend on: files of another key are not read.
     """
 
     directory: Path

@@ -1,5 +1,7 @@
 """The systems that are compared: baselines, the members of a recipe, and their blend."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from offline.baselines.next_item import NextItemSettings
 from offline.baselines.table import BASELINES, Work
 from offline.blending.blend import blend_models
 from offline.blending.recipe import member_settings, read_recipe, train_members
-from offline.dataset.dataset import Dataset
+from offline.dataset.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
 from offline.dataset.splits import Split
 from offline.evaluation.catalogue_ranking import ModelScorer, Scorer
 from offline.evaluation.items import find_items
@@ -33,7 +35,6 @@ class Study:
         recipe: Path or name.
         item_llm: For the recipe.
         max_minutes: Of each training stage, and of each baseline.
-        weight_cases: The weights of a blend are chosen on so many validation cases.
     """
 
     data: Path
@@ -43,7 +44,20 @@ class Study:
     recipe: str
     item_llm: str | None
     max_minutes: float
-    weight_cases: int = 8_000
+
+    def key(self, split: str) -> str:
+        """Names all that a measurement depends on, so that no other one's rankings are taken for its own."""
+        settings = {
+            "split": split,
+            "recipe": read_recipe(self.recipe),
+            "item_llm": self.item_llm,
+            "max_minutes": self.max_minutes,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name in (ITEMS_FILE, INTERACTIONS_FILE):
+            with (self.data / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def baseline(self, name: str, seed: int) -> Scorer:
         """Trains a baseline."""
@@ -64,9 +78,14 @@ class Study:
 
     def blend_scorer(self, members: Mapping[str, ModelManifest]) -> Scorer:
         """The blend of the members, with weights chosen on validation."""
-        return self.scorer(blend_models(self.store, members, self.data, max_cases=self.weight_cases)[0])
+        return self.scorer(blend_models(self.store, members, self.data)[0])
 
     def scorer(self, model: ModelManifest) -> Scorer:
         """A model as the service runs it."""
         items = find_items(self.store, model, Dataset.open(self.data).catalogue())
         return ModelScorer(items.directions, make_user_encoder(items))
+
+
+def reads_clicks_alone(model: ModelManifest) -> bool:
+    """Whether a member of a recipe was trained without texts."""
+    return bool(model.training["settings"].get("item_input") == "id")

@@ -38,3 +38,27 @@ class ItemVectors(nn.Module):
             return self.weight.new_zeros(*rows.shape, self.weight.shape[1])
         vectors = nn.functional.embedding(rows.clamp(min=0), self.weight)
         return vectors * is_known.unsqueeze(-1).to(vectors.dtype)
+
+
+def add_vectors(
+    text_part: torch.Tensor | None, item_vectors: ItemVectors | None, rows: torch.Tensor | None
+) -> torch.Tensor:
+    """The item embedding: the sum of what a text and an item vector say.
+
+    Args:
+        text_part: (..., D) raw; None where no text is read.
+        item_vectors: None where items have none.
+        rows: (...) int64 from :meth:`ItemVectors.rows_of`, -1 = unknown; None leaves the vectors out.
+
+    Returns:
+        (..., D) raw.
+
+    Raises:
+        InvalidInput: There is neither a text part nor a vector.
+    """
+    if item_vectors is None or rows is None:
+        if text_part is None:
+            raise InvalidInput("an item needs a text part or an item vector")
+        return text_part
+    vectors: torch.Tensor = item_vectors(rows)
+    return vectors if text_part is None else text_part + vectors

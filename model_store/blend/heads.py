@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class Heads:
         total = sum(head.weight for head in self.heads)
         return [head.weight / total for head in self.heads]
 
-    def cosines(self, raw: np.ndarray, query: np.ndarray) -> np.ndarray:
+    def contributions(self, raw: np.ndarray, query: np.ndarray) -> np.ndarray:
         """What each head adds to the score.
 
         Args:
@@ -118,6 +119,6 @@ def read_heads(directory: Path) -> Heads:
         raise ArtifactCorrupt(f"{path}: {error}") from error
 
 
-def make_heads(values: Sequence[dict[str, object]]) -> Heads:
+def make_heads(values: Sequence[dict[str, Any]]) -> Heads:
     """Heads from what JSON says of each; TypeError where a key is missing or unknown."""
-    return Heads(tuple(Head(**value) for value in values))  # type: ignore[arg-type]
+    return Heads(tuple(Head(**value) for value in values))

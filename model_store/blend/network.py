@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_store.backbone.item_vectors import ItemVectors
+from model_store.backbone.item_vectors import ItemVectors, add_vectors
 from model_store.blend.config import BlendConfig
 from model_store.catalogue.item_text import ItemTokenizer, TokenBatch, item_text
 from model_store.errors import InvalidInput
@@ -55,33 +55,25 @@ class Blend(nn.Module):
         """
         if not self.reads_text:
             raise InvalidInput("no member of this blend reads texts")
-        pooled: torch.Tensor | None = None
-        parts: list[torch.Tensor | None] = []
-        for member in self._members:
-            item_llm = member.item_llm
-            if item_llm is None:
-                parts.append(None)
-                continue
-            if pooled is None or item_llm.pooling != "mean":
-                pooled = item_llm.pool(batch)
-            parts.append(pooled if item_llm.joint is None else item_llm.joint(pooled))
-        assert pooled is not None
-        widths = [head.width for head in self.config.heads.heads]
-        parts.append(None)
-        filled = [
-            pooled.new_zeros(len(pooled), width) if part is None else part
-            for part, width in zip(parts, [*widths, 1], strict=True)
-        ]
-        return torch.cat(filled, dim=1)
+        readers = {head.name: one.item_llm for head, one in zip(self.config.heads.heads, self._members, strict=True)}
+        first = next(reader for reader in readers.values() if reader is not None)
+        # an [ITEM] vector is each member's own, a mean is everybody's
+        mean = first.pool(batch) if self.config.pooling == "mean" else None
+        texts = {
+            name: reader.join(reader.pool(batch) if mean is None else mean)
+            for name, reader in readers.items()
+            if reader is not None
+        }
+        some = next(iter(texts.values()))
+        found = some.new_zeros(len(some), self.config.embedding_dim)
+        for head, part in zip(self.config.heads.heads, self.config.heads.slices(), strict=True):
+            if head.name in texts:
+                found[:, part] = texts[head.name]
+        return found
 
     def combine(self, text_part: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor:
         """The item embedding, (..., D) raw: the text's part and the members' vectors of ``rows``, -1 = unknown."""
-        if self.item_vectors is None or rows is None:
-            if text_part is None:
-                raise InvalidInput("an item needs a text part or an item vector")
-            return text_part
-        vectors: torch.Tensor = self.item_vectors(rows)
-        return vectors if text_part is None else text_part + vectors
+        return add_vectors(text_part, self.item_vectors, rows)
 
 
 def _side_by_side(config: BlendConfig, members: Sequence[HLLM]) -> ItemVectors | None:

@@ -9,7 +9,7 @@ import torch
 
 from model_store.blend.files import MEMBERS, read_config
 from model_store.catalogue.catalogue import check_item_indices
-from model_store.encoding import EncodedItems
+from model_store.encoding import EncodedItems, KeepsNothing
 from model_store.hllm.user_encoder import HLLMUserEncoder
 from model_store.people.histories import History
 
@@ -37,7 +37,7 @@ class MemberItems:
         return found
 
 
-class BlendUserEncoder:
+class BlendUserEncoder(KeepsNothing):
     """Runs each member's user side. Keeps nothing between calls, so threads may share it.
 
     Args:
@@ -63,21 +63,9 @@ class BlendUserEncoder:
         """D, of all heads and the slack."""
         return self.heads.embedding_dim
 
-    @property
-    def kept_bytes(self) -> int:
-        """None: nothing is kept of users."""
-        return 0
-
     def window(self, num_items: int) -> int:
         """The latest of them, as many as the member with the longest memory reads."""
         return min(num_items, self.max_history_length)
-
-    def forget(self, owner: str) -> bool:  # noqa: ARG002
-        """Nothing is kept of users."""
-        return False
-
-    def forget_all(self) -> None:
-        """Nothing is kept of users."""
 
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """Encodes B histories with every member.

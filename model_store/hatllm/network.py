@@ -21,7 +21,7 @@ from torch import nn
 
 from model_store.backbone.cosine_scale import initial_logit_scale, score_scale
 from model_store.backbone.decoder_layers import DecoderLayers
-from model_store.backbone.item_vectors import ItemVectors
+from model_store.backbone.item_vectors import ItemVectors, add_vectors
 from model_store.backbone.layered_attention import Attend, check_layered
 from model_store.backbone.load import Backbone, enable_checkpointing
 from model_store.catalogue.item_segments import ItemSegments, segment_text
@@ -161,10 +161,7 @@ class HatLLM(nn.Module):
         """
         if text_part is None:
             raise InvalidInput("an item of a HatLLM needs a text part")
-        if self.item_vectors is None or rows is None:
-            return text_part
-        vectors: torch.Tensor = self.item_vectors(rows)
-        return text_part + vectors
+        return add_vectors(text_part, self.item_vectors, rows)
 
     def _head_items(self, states: torch.Tensor) -> torch.Tensor:
         if self.item_head is None:

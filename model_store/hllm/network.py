@@ -20,7 +20,7 @@ from torch import nn
 
 from model_store.backbone.causal_averages import average_layers
 from model_store.backbone.cosine_scale import initial_logit_scale, score_scale
-from model_store.backbone.item_vectors import ItemVectors
+from model_store.backbone.item_vectors import ItemVectors, add_vectors
 from model_store.backbone.load import Backbone, drop_word_embeddings, enable_checkpointing, is_causal
 from model_store.catalogue.item_text import ITEM_PROMPT, ItemTokenizer, TokenBatch, item_text
 from model_store.errors import ArtifactIncompatible, InvalidInput
@@ -138,7 +138,10 @@ class ItemLLM(nn.Module):
         Returns:
             (B, D) raw embeddings, in the model's dtype.
         """
-        pooled = self.pool(batch)
+        return self.join(self.pool(batch))
+
+    def join(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Text vectors (B, H_item) to embeddings (B, D) raw."""
         return pooled if self.joint is None else self.joint(pooled)
 
     def pool(self, batch: TokenBatch) -> torch.Tensor:
@@ -280,12 +283,7 @@ class HLLM(nn.Module):
         Returns:
             (..., D) raw: the sum of the parts.
         """
-        if self.item_vectors is None or rows is None:
-            if text_part is None:
-                raise InvalidInput("an item needs a text part or an item vector")
-            return text_part
-        vectors: torch.Tensor = self.item_vectors(rows)
-        return vectors if text_part is None else text_part + vectors
+        return add_vectors(text_part, self.item_vectors, rows)
 
     def encode_users(
         self, item_embeddings: torch.Tensor, mask: torch.Tensor, timestamps: torch.Tensor | None = None

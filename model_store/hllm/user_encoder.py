@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from model_store.encoding import ItemEmbeddings
+from model_store.encoding import ItemEmbeddings, KeepsNothing
 from model_store.hllm.files import load_hllm
 from model_store.index import normalize
 from model_store.people.histories import History, cut_history
@@ -15,7 +15,7 @@ from model_store.people.histories import History, cut_history
 _PLACES_PER_PASS = 16_384
 
 
-class HLLMUserEncoder:
+class HLLMUserEncoder(KeepsNothing):
     """Runs the User LLM over stored item embeddings. Keeps nothing between calls, so threads may share it.
 
     Args:
@@ -40,21 +40,9 @@ class HLLMUserEncoder:
         """D of the model."""
         return self.model.config.embedding_dim
 
-    @property
-    def kept_bytes(self) -> int:
-        """None: nothing is kept of users."""
-        return 0
-
     def window(self, num_items: int) -> int:
         """The latest L."""
         return min(num_items, self.max_history_length)
-
-    def forget(self, owner: str) -> bool:  # noqa: ARG002
-        """Nothing is kept of users."""
-        return False
-
-    def forget_all(self) -> None:
-        """Nothing is kept of users."""
 
     def encode(self, histories: Sequence[History]) -> np.ndarray:
         """Encodes B histories.

@@ -8,11 +8,15 @@ from model_store.artifacts.store import ModelStore
 from model_store.blend.config import KIND
 from model_store.blend.files import item_tower_hash, write_blend
 from model_store.errors import InvalidInput
-from offline.blending.members import histories_seen, put_side_by_side
+from offline.blending.members import put_side_by_side
 from offline.blending.weights import Weighed, choose_weights
 from offline.dataset.dataset import Dataset
-from offline.dataset.splits import EvaluationCases, SplitName
-from offline.evaluation.cases import divide, sample_cases
+from offline.dataset.splits import EvaluationCases, SplitName, divide
+from offline.evaluation.cases import sample_cases
+from offline.evaluation.catalogue_ranking import history_of
+
+# enough that a weight's second digit does not change
+WEIGHT_CASES = 8_000
 
 
 def blend_models(
@@ -20,7 +24,7 @@ def blend_models(
     members: Mapping[str, ModelManifest],
     data: Path,
     *,
-    max_cases: int,
+    max_cases: int = WEIGHT_CASES,
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[ModelManifest, Weighed]:
@@ -42,9 +46,11 @@ def blend_models(
     dataset = Dataset.open(data)
     split = next(iter(members.values())).training.get("split", "leave-one-out")
     cases = sample_cases(_validation(dataset, SplitName(split)), max_cases, seed=seed)
+    histories = [history_of(cases, case) for case in range(len(cases.targets))]
     with store.staging() as staged:
         beside = put_side_by_side(store, members, dataset.catalogue(), directory=staged / "all", device=device)
-        weighed = choose_weights(beside.look(cases, device=device), histories_seen(cases), cases.targets)
+        seen = [history.item_indices for history in histories]
+        weighed = choose_weights(beside.look(histories, device=device), seen, cases.targets)
     return add_blend(store, members, weighed), weighed
 
 

@@ -17,9 +17,8 @@ from model_store.errors import InvalidInput
 from model_store.hllm.network import KIND as MEMBER_KIND
 from model_store.hllm.user_encoder import HLLMUserEncoder
 from model_store.index import normalize
+from model_store.people.histories import History
 from offline.blending.weights import Member
-from offline.dataset.splits import EvaluationCases
-from offline.evaluation.catalogue_ranking import history_of
 from offline.evaluation.items import EvaluatedItems
 from offline.indexing.embed_items import EmbedOptions, embed_catalogue
 from offline.job import job
@@ -39,9 +38,8 @@ class SideBySide:
     heads: Heads
     items: EvaluatedItems
 
-    def look(self, cases: EvaluationCases, *, device: str) -> list[Member]:
-        """What each member makes of C cases."""
-        histories = [history_of(cases, case) for case in range(len(cases.targets))]
+    def look(self, histories: Sequence[History], *, device: str) -> list[Member]:
+        """What each member makes of C histories."""
         members = []
         for head, part in zip(self.heads.heads, self.heads.slices(), strict=True):
             source = MemberItems(self.items.model_directory / MEMBERS / head.name, self.items, part)
@@ -99,8 +97,3 @@ def check_trained_alike(members: Mapping[str, ModelManifest]) -> None:
             one, other = first[1].training.get(key), member.training.get(key)
             if one != other:
                 raise InvalidInput(f"members {first[0]!r} and {name!r} were trained with {key} {one!r} and {other!r}")
-
-
-def histories_seen(cases: EvaluationCases) -> Sequence[np.ndarray]:
-    """Per case the item_index of its history."""
-    return [history_of(cases, case).item_indices for case in range(len(cases.targets))]

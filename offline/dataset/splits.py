@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from model_store.errors import InvalidInput
-from offline.dataset.dataset import UserSequences
+from offline.dataset.dataset import Dataset, UserSequences
 
 _EVENTS_TO_LEAVE_ONE_OUT = 3
 
@@ -249,3 +249,24 @@ def _cases(sequences: UserSequences, user_rows: np.ndarray, ends: np.ndarray) ->
         history_ends=ends.astype(np.int64),
         targets=sequences.item_indices[ends].astype(np.int64),
     )
+
+
+def divide(dataset: Dataset, split: SplitName, *, name: str) -> Split:
+    """Divides a dataset's interactions.
+
+    Args:
+        dataset: The dataset.
+        split: How.
+        name: Of the dataset, for errors.
+
+    Raises:
+        InvalidInput: A temporal split of a dataset without seconds, or a part would be empty.
+    """
+    if split != SplitName.TEMPORAL:
+        return leave_one_out(dataset.sequences())
+    if dataset.time_unit != "seconds":
+        raise InvalidInput(
+            f"{name} has time_unit {dataset.time_unit!r}, expected 'seconds' for a temporal "
+            "split; use --split leave-one-out"
+        )
+    return temporal(dataset.sequences())

@@ -4,9 +4,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from model_store.errors import InvalidInput
-from offline.dataset.dataset import Dataset
-from offline.dataset.splits import EvaluationCases, Split, SplitName, leave_one_out, temporal
+from offline.dataset.splits import EvaluationCases, Split
 
 
 class CaseName(StrEnum):
@@ -14,27 +12,6 @@ class CaseName(StrEnum):
 
     TEST = "test"
     VALIDATION = "validation"
-
-
-def divide(dataset: Dataset, split: SplitName, *, name: str) -> Split:
-    """Divides a dataset's interactions.
-
-    Args:
-        dataset: The dataset.
-        split: How.
-        name: Of the dataset, for errors.
-
-    Raises:
-        InvalidInput: A temporal split of a dataset without seconds, or a part would be empty.
-    """
-    if split != SplitName.TEMPORAL:
-        return leave_one_out(dataset.sequences())
-    if dataset.time_unit != "seconds":
-        raise InvalidInput(
-            f"{name} has time_unit {dataset.time_unit!r}, expected 'seconds' for a temporal "
-            "split; use --split leave-one-out"
-        )
-    return temporal(dataset.sequences())
 
 
 def cases_of(split: Split, part: CaseName) -> EvaluationCases:

@@ -11,7 +11,7 @@ import numpy as np
 from model_store.catalogue.catalogue import Catalogue
 from model_store.errors import InvalidInput
 from offline.dataset.dataset import INTERACTIONS_FILE, ITEMS_FILE, Dataset
-from offline.dataset.splits import Split, is_held_out, leave_one_out, temporal, without_items
+from offline.dataset.splits import SplitName, divide, is_held_out, without_items
 from offline.dataset.text_fields import reading_sentence, same_text_sentence
 from offline.training.run_settings import RunSettings
 from offline.training.windows import RankingCases, TrainingWindows
@@ -53,7 +53,7 @@ def read_corpus(dataset: Dataset, settings: RunSettings, *, window: Callable[[in
         InvalidInput: Nothing is left to train on or to validate by, or times are ranks where seconds are needed.
     """
     catalogue = dataset.catalogue()
-    split = _split(dataset, settings)
+    split = divide(dataset, SplitName(settings.split), name=str(settings.data))
     train = split.train
     is_out = np.zeros(len(catalogue), dtype=bool)
     if settings.hold_out_items:
@@ -85,17 +85,6 @@ def say_what_is_read(catalogue: Catalogue, text_fields: Sequence[str]) -> None:
     same = same_text_sentence(catalogue, text_fields)
     if same:
         LOGGER.warning("%s", same)
-
-
-def _split(dataset: Dataset, settings: RunSettings) -> Split:
-    if settings.split == "leave-one-out":
-        return leave_one_out(dataset.sequences())
-    if dataset.time_unit != "seconds":
-        raise InvalidInput(
-            f"{settings.data} has time_unit {dataset.time_unit!r}, expected 'seconds' for a temporal split; "
-            "use --split leave-one-out"
-        )
-    return temporal(dataset.sequences())
 
 
 def run_key(dataset: Dataset, settings: RunSettings) -> str:

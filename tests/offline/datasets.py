@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,9 @@ def sequences_of(*histories: Sequence[tuple[int, int]]) -> UserSequences:
     )
 
 
-def write_small_dataset(directory: Path, *, time_unit: str = "seconds", num_users: int = 40) -> Path:
+def write_small_dataset(
+    directory: Path, *, time_unit: Literal["seconds", "rank"] = "seconds", num_users: int = 40
+) -> Path:
     random = np.random.default_rng(0)
     rows = [
         {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 1_000 * user + place}
@@ -54,7 +56,7 @@ def write_small_dataset(directory: Path, *, time_unit: str = "seconds", num_user
     pq.write_table(table, directory / "interactions.parquet")
     description = DatasetDescription(
         source="test",
-        time_unit=time_unit,  # type: ignore[arg-type]
+        time_unit=time_unit,
         num_users=num_users,
         num_items=NUM_ITEMS,
         num_interactions=len(rows),

@@ -10,8 +10,8 @@ from model_store.artifacts.store import ModelStore
 from model_store.errors import InvalidInput
 from offline.baseline import BaselineSettings, app, measure
 from offline.evaluate import EvaluateSettings, evaluate
+from tests.offline.datasets import write_small_dataset
 from tests.offline.small_models import add_small_model, small_hllm
-from tests.offline.test_evaluate import write_small_dataset
 
 
 @pytest.mark.parametrize("max_cases", [0, 7])

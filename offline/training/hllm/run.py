@@ -69,8 +69,7 @@ def _like(settings: TrainSettings, start: ModelManifest) -> TrainSettings:
     """The settings of a run that goes on from a model: its shape is not asked for again."""
     if start.kind != KIND:
         raise InvalidInput(f"--from {start.model_id} is a {start.kind}, expected a model of kind {KIND}")
-    shape = ModelStore(settings.store).model_directory(start.model_id, verify=False)
-    config = read_config(shape)
+    config = read_config(ModelStore(settings.store).model_directory(start.model_id, verify=False))
     return replace(
         settings,
         item_input=config.item_input,

@@ -32,16 +32,16 @@ def describe(
     if not ask.query.explain:
         return answers, NOTHING
     because, trace = _reasons(ask.served, known.read_items, items, attention)
-    shares = _head_shares(ask.served, items, user)
+    contributions = _head_contributions(ask.served, items, user)
     return [
         RankedItem(
             one.item_id,
             one.score,
             one.fields,
             [(catalogue.id_of(item_index), weight) for item_index, weight in weights],
-            share,
+            added,
         )
-        for one, weights, share in zip(answers, because, shares, strict=True)
+        for one, weights, added in zip(answers, because, contributions, strict=True)
     ], trace
 
 
@@ -66,16 +66,16 @@ def fields_of(catalogue: Catalogue, item_indices: Sequence[int], names: Sequence
     ]
 
 
-def _head_shares(served: ServedBundle, items: Candidates, user: np.ndarray | None) -> list[dict[str, float]]:
+def _head_contributions(served: ServedBundle, items: Candidates, user: np.ndarray | None) -> list[dict[str, float]]:
     """Per item what each head of a blend adds to its score; nothing where the score is no sum of heads."""
     heads = served.bundle.heads
     if heads is None or user is None:
         return [{} for _ in range(len(items))]
     names = [head.name for head in heads.heads]
-    cosines = heads.cosines(served.bundle.item_embeddings(items.item_indices), user)
+    added = heads.contributions(served.bundle.item_embeddings(items.item_indices), user)
     return [
         dict(zip(names, row, strict=True)) if origin == RETRIEVED else {}
-        for row, origin in zip(cosines.tolist(), items.origins.tolist(), strict=True)
+        for row, origin in zip(added.tolist(), items.origins.tolist(), strict=True)
     ]
 
 

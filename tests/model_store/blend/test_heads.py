@@ -28,7 +28,7 @@ def test_one_inner_product_is_the_weighted_sum_of_cosines() -> None:
     found = queries @ HEADS.directions(items).T
     np.testing.assert_allclose(found, expected, atol=1e-6)
     for query, row in zip(queries, found, strict=True):
-        np.testing.assert_allclose(HEADS.cosines(items, query).sum(axis=1), row, atol=1e-6)
+        np.testing.assert_allclose(HEADS.contributions(items, query).sum(axis=1), row, atol=1e-6)
 
 
 def test_directions_have_unit_norm_whatever_an_item_lacks() -> None:
