@@ -71,7 +71,7 @@ def describe_problem(entry: Mapping[str, Any], model: type[BaseModel] | None = N
     """
     kind, value = entry["type"], entry.get("input")
     if kind == "extra_forbidden":
-        return _unknown_field(str(entry["loc"][-1]), model)
+        return _unknown_field(entry["loc"], model)
     words = _WORDS.get(kind)
     # PydanticCustomError carries a message of ours.
     expected = (
@@ -85,21 +85,36 @@ def describe_problem(entry: Mapping[str, Any], model: type[BaseModel] | None = N
     return f"{expected}, got {value!r}" if is_readable and kind not in _WHOLE and "input" in entry else expected
 
 
-def _unknown_field(name: str, model: type[BaseModel] | None) -> str:
+def _unknown_field(place: Sequence[str | int], model: type[BaseModel] | None) -> str:
+    name = str(place[-1])
     shown = repr(name) if len(name) <= _READABLE_LENGTH and name.isprintable() else "a field"
     if model is None:
         return f"unknown field {shown}"
-    names = sorted(set(_field_names(model)))
+    names = sorted({one for inner in _models_at(place, model) for one in _own_names(inner)})
+    elsewhere = sorted({*_field_names(model)} - {name})
+    if meant := _nearest(name, names) or _nearest(name, elsewhere):
+        return f"unknown field {shown}; did you mean {meant!r}?"
+    return f"unknown field {shown}" + (f"; known are {', '.join(names)}" if len(names) <= _MAX_NAMES else "")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
     by_letters = {one.casefold(): one for one in names}
     near = get_close_matches(name[:_READABLE_LENGTH].casefold(), by_letters, n=1)
-    if near:
-        return f"unknown field {shown}; did you mean {by_letters[near[0]]!r}?"
-    own = sorted(_own_names(model))
-    return f"unknown field {shown}" + (f"; known are {', '.join(own)}" if len(own) <= _MAX_NAMES else "")
+    return by_letters[near[0]] if near else None
 
 
 def _own_names(model: type[BaseModel]) -> Sequence[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_at(place: Sequence[str | int], model: type[BaseModel]) -> Sequence[type[BaseModel]]:
+    """The models whose fields may stand at a place; there are several where one of several is expected."""
+    models = [model]
+    for step in place[:-1]:
+        fields = (field for one in models for name, field in one.model_fields.items() if step in (name, field.alias))
+        # a place in a list, or the name of one of several, leads no deeper
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+    return models
 
 
 def _field_names(model: type[BaseModel], seen: frozenset[type[BaseModel]] = frozenset()) -> Iterator[str]:

@@ -17,6 +17,7 @@ from service.routes.schemas.items import ScenariosAnswer, ScenarioSummary
 from service.routes.schemas.recommend import (
     HistoryItem,
     ItemAnswer,
+    ListRequest,
     ReasonAnswer,
     RecommendAnswer,
     RecommendRequest,
@@ -41,7 +42,16 @@ async def _recommend(request: RecommendRequest, service: RunningService, http: R
     caller = Caller(request.user_id, request.session_id, http.state.key_name)
     if request.cursor is not None:
         return await _next_page(request, request.cursor, service, caller)
-    query = _query(request, service, caller)
+    query = list_query(
+        request,
+        service,
+        caller,
+        k=request.k,
+        exclude_seen=request.exclude_seen,
+        exclude_item_ids=request.exclude_item_ids,
+        paginate=request.paginate,
+        mode=request.mode,
+    )
     recommendation = await service.recommender.recommend(query)
     next_cursor, warnings = None, list(recommendation.trace.warnings)
     if query.paginate:
@@ -122,42 +132,44 @@ def count_recommendation(
     service.metrics.recommend.candidates_filtered(recommendation.trace.filtered)
 
 
-def _query(request: RecommendRequest, service: RunningService, caller: Caller) -> Query:
-    """What is asked, with what the scenario and the settings say."""
-    segment, sent = request.segment, request.sent
+def list_query(request: ListRequest, service: RunningService, caller: Caller, **own: Any) -> Query:
+    """What a request for a list asks, with what the scenario and the settings say.
+
+    Args:
+        request: Its own fields are in ``own``.
+        service: Has the settings and the scenarios.
+        caller: Who asks.
+        own: Further fields of the query; a scenario changes them as it does the others.
+    """
+    segment = request.segment
     query = Query(
         user_id=request.user_id,
         session_id=request.session_id,
         asked_by=caller.key_name,
-        k=request.k,
         timeout_seconds=_timeout_seconds(request, service),
-        history=None if request.history is None else interactions(request.history),
+        history=None if request.history is None else _interactions(request.history),
         filter=request.filter.tree(),
-        exclude_item_ids=request.exclude_item_ids,
-        exclude_seen=request.exclude_seen,
         seen_types=service.seen.types if request.seen_types is None else request.seen_types,
         seen_max_age_seconds=(
             service.seen.max_age_seconds if request.seen_max_age_seconds is None else request.seen_max_age_seconds
         ),
         max_per=request.max_per,
-        paginate=request.paginate,
         diversity=request.diversity,
         explain=request.explain,
         return_fields=request.return_fields,
         model=request.model,
-        mode=request.mode,
         min_event_token=request.min_event_token,
         segment=SegmentWish() if segment is None else SegmentWish(segment.attribute, segment.value),
+        **own,
     )
-    return query if request.scenario is None else service.scenarios.get(request.scenario).apply(query, sent)
+    return query if request.scenario is None else service.scenarios.get(request.scenario).apply(query, request.sent)
 
 
-def _timeout_seconds(request: RecommendRequest, service: RunningService) -> float:
+def _timeout_seconds(request: ListRequest, service: RunningService) -> float:
     return service.request_timeout_seconds if request.timeout_ms is None else request.timeout_ms / 1_000
 
 
-def interactions(history: Sequence[str | HistoryItem]) -> Interactions:
-    """An inline history, oldest first."""
+def _interactions(history: Sequence[str | HistoryItem]) -> Interactions:
     return Interactions.from_rows(
         (entry, None, None) if isinstance(entry, str) else (entry.item_id, entry.timestamp, entry.type)
         for entry in history

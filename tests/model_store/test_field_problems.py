@@ -60,6 +60,26 @@ def test_no_words_of_the_library_and_no_failure(field: str, value: Any) -> None:
             describe_problem({**entry, "ctx": {}}, Everything)
 
 
+class Strict(Inner):
+    model_config = {"extra": "forbid"}
+
+
+class Outer(BaseModel):
+    model_config = {"extra": "forbid"}
+
+    colours: list[str] = []
+    inners: list[Strict | str] = []
+
+
+def test_an_unknown_field_is_compared_with_those_of_its_place_first_and_never_with_itself() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"colour": "green", "inners": [{"color": 1}]})
+    unknown = [entry for entry in caught.value.errors() if entry["type"] == "extra_forbidden"]
+    words = {entry["loc"][0]: describe_problem(dict(entry), Outer) for entry in unknown}
+    assert words["colour"] == "unknown field 'colour'; did you mean 'colours'?"
+    assert words["inners"] == "unknown field 'color'; did you mean 'colour'?"
+
+
 def test_an_unknown_field_is_compared_with_those_inside_too() -> None:
     with pytest.raises(ValidationError) as caught:
         Everything.model_validate({"color": 1})

@@ -66,6 +66,8 @@ class RankOptions(TypedDict, total=False):
     history: Sequence[str | HistoryItem] | None
     filter: Mapping[str, Any]
     exclude_seen: bool
+    seen_types: Sequence[str] | None
+    seen_max_age_seconds: int | None
     max_per: Mapping[str, int]
     scenario: str | None
     diversity: float
@@ -73,6 +75,7 @@ class RankOptions(TypedDict, total=False):
     return_fields: Sequence[str] | None
     model: str | None
     min_event_token: str | None
+    segment: SegmentChoice | None
     timeout_ms: int | None
 
 

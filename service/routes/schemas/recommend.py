@@ -42,17 +42,8 @@ class SegmentChoice(Wire):
     ] = None
 
 
-class RecommendRequest(Wire):
-    """The body of ``POST /recommend``."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"user_id": "customer-95", "k": 10, "return_fields": ["title", "price"]},
-                {"history": ["item-00003", "item-00001"], "k": 5, "filter": {"category": "Audio", "price": {"lt": 50}}},
-            ]
-        }
-    )
+class ListRequest(Wire):
+    """What every request for a list may say: whose taste, which constraints, what is wanted of the items."""
 
     user_id: Annotated[
         Identifier | None, Field(description="Whose stored history is read; also decides the arm of an experiment")
@@ -61,7 +52,6 @@ class RecommendRequest(Wire):
         Identifier | None,
         Field(description="Of a visitor who is not known yet; with a user_id, both histories are read as one"),
     ] = None
-    k: Annotated[int, Field(ge=1, le=MAX_K, description="How many items are wanted")] = 10
     history: Annotated[
         list[Identifier | HistoryItem] | None,
         Field(max_length=MAX_HISTORY, description="Oldest first; used instead of the stored history"),
@@ -73,8 +63,6 @@ class RecommendRequest(Wire):
             "entries must hold; at most 8 deep, 64 conditions, 1,000 values"
         ),
     ] = FilterNode()
-    exclude_item_ids: Annotated[list[Identifier], Field(max_length=MAX_EXCLUDED, description="Never returned")] = []
-    exclude_seen: Annotated[bool, Field(description="No item of the history is returned")] = True
     seen_types: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=64)]] | None,
         Field(max_length=64, description="Types of events that count as seen; all if empty; default: of the settings"),
@@ -91,16 +79,6 @@ class RecommendRequest(Wire):
         str | None,
         Field(min_length=1, max_length=64, description="Of the scenario file: filters, pins, boosts and defaults"),
     ] = None
-    paginate: Annotated[bool, Field(description="Keep the list for a while, and answer with a next_cursor")] = False
-    cursor: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=MAX_CURSOR_LENGTH,
-            description="A next_cursor: the next page of its list. Beside it only user_id and session_id (as before), "
-            "k, return_fields, exclude_item_ids and timeout_ms",
-        ),
-    ] = None
     diversity: Annotated[float, Field(ge=0, le=1, description="0: by score alone; 1: by difference alone")] = 0.0
     explain: Annotated[bool, Field(description="Return how much each item of the history weighs for each item")] = False
     return_fields: Annotated[
@@ -113,10 +91,6 @@ class RecommendRequest(Wire):
             max_length=64,
             description="Kind of model: hllm, hatllm or blend; default: of the user's arm, or the default kind",
         ),
-    ] = None
-    mode: Annotated[
-        Mode | None,
-        Field(description="How a hatllm recommends: retrieve items by their embeddings, or generate their titles"),
     ] = None
     min_event_token: Annotated[
         str | None,
@@ -135,6 +109,37 @@ class RecommendRequest(Wire):
     def sent(self) -> frozenset[str]:
         """The fields that the request sets, null not being a value."""
         return frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
+
+
+class RecommendRequest(ListRequest):
+    """The body of ``POST /recommend``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "customer-95", "k": 10, "return_fields": ["title", "price"]},
+                {"history": ["item-00003", "item-00001"], "k": 5, "filter": {"category": "Audio", "price": {"lt": 50}}},
+            ]
+        }
+    )
+
+    k: Annotated[int, Field(ge=1, le=MAX_K, description="How many items are wanted")] = 10
+    exclude_item_ids: Annotated[list[Identifier], Field(max_length=MAX_EXCLUDED, description="Never returned")] = []
+    exclude_seen: Annotated[bool, Field(description="No item of the history is returned")] = True
+    paginate: Annotated[bool, Field(description="Keep the list for a while, and answer with a next_cursor")] = False
+    cursor: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_CURSOR_LENGTH,
+            description="A next_cursor: the next page of its list. Beside it only user_id and session_id (as before), "
+            "k, return_fields, exclude_item_ids and timeout_ms",
+        ),
+    ] = None
+    mode: Annotated[
+        Mode | None,
+        Field(description="How a hatllm recommends: retrieve items by their embeddings, or generate their titles"),
+    ] = None
 
     @model_validator(mode="after")
     def _names_somebody(self) -> Self:

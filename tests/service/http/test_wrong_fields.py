@@ -30,6 +30,12 @@ async def test_no_words_of_a_library_come_back(client: httpx2.AsyncClient, path:
     ("path", "body", "pointer", "detail"),
     [
         ("/recommend", {"histroy": ["i1"]}, "/histroy", "unknown field 'histroy'; did you mean 'history'?"),
+        (
+            "/rank",
+            {"history": ["i1"], "item_ids": ["i1"], "item_id": "i1"},
+            "/item_id",
+            "unknown field 'item_id'; did you mean 'item_ids'?",
+        ),
         ("/recommend", {"history": ["i1"], "K": 3}, "/K", "unknown field 'K'; did you mean 'k'?"),
         ("/recommend", {"history": ["i1"], "k": 501}, "/k", "expected at most 500, got 501"),
         ("/recommend", {"history": ["i1"], "k": "3"}, "/k", "expected a whole number, got '3'"),
